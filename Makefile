@@ -1,0 +1,44 @@
+# make demo · make test: each sets up its own .venv; nothing else needs to be installed
+PYTHON ?= python3
+VENV := .venv
+EDGE := $(VENV)/bin/edge
+INSTALLED := $(VENV)/.installed-demo
+INSTALLED_DEV := $(VENV)/.installed-dev
+
+.PHONY: demo test test-all lint results clean demo-recipe
+
+demo: $(INSTALLED)
+	$(EDGE) demo
+
+test: $(INSTALLED_DEV)
+	$(VENV)/bin/python -m pytest -m "not slow"
+
+test-all: $(INSTALLED_DEV)
+	$(VENV)/bin/python -m pytest
+
+lint: $(INSTALLED_DEV)
+	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
+
+# the figures of docs/results.md; needs the research images (EDGE_DATA) and mosquitto
+results: $(INSTALLED_DEV)
+	$(VENV)/bin/python -m bench
+
+# how engines/demo and calibration/demo.json were made
+demo-recipe: $(INSTALLED_DEV)
+	rm -rf var/demo-frames
+	$(EDGE) simulate var/demo-frames --parts 40 --seed 1 --burst
+	$(EDGE) learn var/demo-frames --recipe demo --template '{batch}/{part}_{view}' --minutes 8 --seed 1
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(INSTALLED): pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(VENV)/bin/python -m pip install -q -c constraints.txt -e '.[demo]'
+	@touch $@
+
+$(INSTALLED_DEV): pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(VENV)/bin/python -m pip install -q -c constraints.txt -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

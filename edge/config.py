@@ -1,0 +1,387 @@
+"""config.toml → frozen, validated settings. Every error names file, line, key and value, and the fix."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+import re
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from edge.errors import ConfigError
+
+SEARCH_PATH = (Path("config.toml"), Path("/etc/edge/config.toml"))
+_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+_UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+
+
+def _bytes(value: object) -> object:
+    """ "20GB" → 20 000 000 000; integers pass through."""
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*([0-9.]+)\s*([A-Za-z]*)\s*", value)
+    if not match or match[2].lower() not in _UNITS:
+        raise ValueError('expected a size such as "20GB" or "512MiB"')
+    return int(float(match[1]) * _UNITS[match[2].lower()])
+
+
+def _topic_level(value: str) -> str:
+    if not value or set(value) & set("+#/\0"):
+        raise ValueError("goes into MQTT topics: not empty, and none of + # /")
+    return value
+
+
+def _label(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", value):
+        raise ValueError("letters, digits, '.', '_' and '-' only, starting with a letter or digit")
+    return value
+
+
+Bytes = Annotated[int, BeforeValidator(_bytes), Field(ge=0)]
+Label = Annotated[str, AfterValidator(_label)]
+TopicLevel = Annotated[str, AfterValidator(_topic_level)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+
+
+class Station(_Table):
+    name: TopicLevel = "edge-1"
+
+
+class Paths(_Table):
+    engines: Path = Path("engines")
+    calibration: Path = Path("calibration")
+    state: Path = Path("var")
+
+
+class DicomNaming(_Table):
+    """DICOM keywords that give part, view and batch."""
+
+    part: str | None = None
+    view: str | None = None
+    batch: str | None = None
+
+    @field_validator("part", "view", "batch")
+    @classmethod
+    def _is_a_keyword(cls, keyword: str | None) -> str | None:
+        from pydicom.datadict import tag_for_keyword
+
+        if keyword is not None and tag_for_keyword(keyword) is None:
+            raise ValueError(f"{keyword!r} is not a DICOM keyword, such as PatientID or ViewPosition")
+        return keyword
+
+
+class Source(_Table):
+    """A folder that a scanner writes frames into."""
+
+    name: Label
+    directory: Path
+    recipe: str
+    template: str | None = None
+    pattern: str | None = None
+    dicom: DicomNaming | None = None
+    include: tuple[str, ...] = (
+        "*.png", "*.jpg", "*.jpeg", "*.tif", "*.tiff", "*.bmp", "*.dcm",
+    )  # fmt: skip
+    exclude: tuple[str, ...] = ()
+    recursive: bool = True
+    order: Literal["oldest", "newest"] = "oldest"
+    settle_s: float = Field(1.0, ge=0)
+    incomplete_after_s: float = Field(60.0, ge=0)
+    marker: str | None = None
+    watch: Literal["auto", "native", "polling"] = "auto"
+    rescan_s: float = Field(5.0, gt=0)
+    value_range: tuple[float, float] | None = None
+
+    @model_validator(mode="after")
+    def _one_naming(self) -> Self:
+        if sum(x is not None for x in (self.template, self.pattern, self.dicom)) > 1:
+            raise ValueError("give one of template, pattern and dicom, not several")
+        if self.value_range and self.value_range[0] == self.value_range[1]:
+            raise ValueError("value_range needs two different values: [black, white]")
+        from edge.intake.naming import compile_naming
+
+        compile_naming(self.template, self.pattern, None)
+        return self
+
+
+class Recipe(_Table):
+    """What it takes to judge one product."""
+
+    engine: str = ""  # empty: the recipe's own name
+    calibration: str = ""
+    views: tuple[str, ...] = ()
+    part_timeout_s: float = Field(60.0, gt=0)
+
+    @field_validator("views")
+    @classmethod
+    def _distinct(cls, views: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(views)) != len(views):
+            raise ValueError("lists a view twice")
+        return views
+
+
+class Runtime(_Table):
+    device: Literal["auto", "tensorrt", "torch-cuda", "cpu"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto"
+    threads: int = Field(0, ge=0)  # of the engine; 0: all cores
+    decode_workers: int = Field(0, ge=0, le=64)  # 0: from the cores
+    decode_timeout_s: float = Field(30.0, gt=0)
+    decode_memory: Bytes = 4_000_000_000  # of each worker
+    max_pixels: int = Field(200_000_000, gt=0)  # refused from the header
+    max_pages: int = Field(64, gt=0)
+    batch_frames: int = Field(16, gt=0)  # at most this many frames go through the engine together
+    drain_s: float = Field(8.0, gt=0)
+
+
+class Tls(_Table):
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+
+
+class Mqtt(_Table):
+    enabled: bool = True
+    host: str = "127.0.0.1"
+    port: int = Field(1883, gt=0, lt=65536)
+    prefix: TopicLevel = "edge"
+    protocol: Literal[5, 311] = 5
+    keepalive_s: int = Field(30, ge=5)
+    username: str | None = None
+    password_file: Path | None = None
+    tls: Tls | None = None
+    requests: bool = False  # answer PREFIX/STATION/request/NAME
+
+
+class Http(_Table):
+    enabled: bool = True
+    listen: str = "127.0.0.1:9470"
+
+    @field_validator("listen")
+    @classmethod
+    def _host_and_port(cls, value: str) -> str:
+        host, colon, port = value.rpartition(":")
+        if not colon or not host or not port.isdecimal() or int(port) > 65535:
+            raise ValueError('expected "HOST:PORT", such as "127.0.0.1:9470"')
+        return value
+
+    @property
+    def address(self) -> tuple[str, int]:
+        host, _, port = self.listen.rpartition(":")
+        return host.strip("[]"), int(port)
+
+
+class Evidence(_Table):
+    keep_ok_ratio: float = Field(0.02, ge=0, le=1)
+    max_age_days: float = Field(90, gt=0)
+    max_bytes: Bytes = 20_000_000_000
+
+
+class Log(_Table):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Settings(_Table):
+    """One site: everything `config.toml` says, with paths made absolute."""
+
+    schema_version: Literal[1] = 1
+    station: Station = Station()
+    paths: Paths = Paths()
+    source: tuple[Source, ...] = ()
+    recipe: dict[Label, Recipe] = {}
+    runtime: Runtime = Runtime()
+    mqtt: Mqtt = Mqtt()
+    http: Http = Http()
+    evidence: Evidence = Evidence()
+    log: Log = Log()
+    file: Path = Field(Path("config.toml"), exclude=True)
+    digest: str = Field("", exclude=True)  # sha256 of the file's bytes
+
+
+def find(explicit: Path | None) -> Path:
+    """The configuration file to use: `--config`, else EDGE_CONFIG, else ./config.toml, else /etc/edge."""
+    if explicit is not None:
+        return explicit
+    if named := os.environ.get("EDGE_CONFIG"):
+        return Path(named)
+    return next((path for path in SEARCH_PATH if path.exists()), SEARCH_PATH[0])
+
+
+def site(explicit: Path | None) -> Settings:
+    """The configured site; without any configuration file the current folder with its defaults.
+
+    For commands that need no daemon: learning comes before the first config.toml.
+
+    Raises:
+        ConfigError: as `load`.
+    """
+    path = find(explicit)
+    if explicit is None and not os.environ.get("EDGE_CONFIG") and not path.exists():
+        return _validated(path, "", {}, "")
+    return load(path)
+
+
+def load(path: Path) -> Settings:
+    """Read and validate a configuration file.
+
+    Raises:
+        ConfigError: the file is missing, not TOML, or says something wrong; every fault is named.
+    """
+    try:
+        raw = path.read_bytes()
+        text = raw.decode()
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path}: no such configuration file",
+            hint="give --config PATH, set EDGE_CONFIG, or start from the config.toml in the README",
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}", hint="readable UTF-8 is needed") from None
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}", hint="mend the line named above") from None
+    for reserved in ("file", "digest"):
+        if reserved in data:
+            raise ConfigError(f"{path}:{line_of(text, (reserved,))}: unknown key {reserved!r}")
+    return _validated(path, text, data, hashlib.sha256(raw).hexdigest())
+
+
+def _validated(path: Path, text: str, data: dict[str, Any], digest: str) -> Settings:
+    try:
+        settings = Settings.model_validate(data)
+    except ValidationError as error:
+        problems = [_explain(path, text, dict(problem)) for problem in error.errors()]
+        hints = [hint for _, hint in problems if hint]
+        raise ConfigError("\n".join(message for message, _ in problems), hint="; ".join(hints)) from None
+    _cross_check(path, text, settings)
+    base = path.resolve().parent
+    return settings.model_copy(
+        update={
+            "file": path.resolve(),
+            "digest": digest,
+            "paths": Paths(**{key: base / value for key, value in settings.paths.model_dump().items()}),
+            "source": tuple(
+                source.model_copy(update={"directory": base / source.directory}) for source in settings.source
+            ),
+            "recipe": {
+                name: recipe.model_copy(
+                    update={"engine": recipe.engine or name, "calibration": recipe.calibration or name}
+                )
+                for name, recipe in settings.recipe.items()
+            },
+            "mqtt": _absolute_secrets(settings.mqtt, base),
+        }
+    )
+
+
+def _absolute_secrets(mqtt: Mqtt, base: Path) -> Mqtt:
+    def absolute(path: Path | None) -> Path | None:
+        return None if path is None else base / path
+
+    tls = mqtt.tls and Tls(**{key: absolute(value) for key, value in mqtt.tls.model_dump().items()})
+    return mqtt.model_copy(update={"password_file": absolute(mqtt.password_file), "tls": tls})
+
+
+def _cross_check(path: Path, text: str, settings: Settings) -> None:
+    """What no single table can know: names that refer to each other."""
+    seen: set[str] = set()
+    for index, source in enumerate(settings.source):
+        if source.name in seen:
+            line = line_of(text, ("source", index, "name"))
+            raise ConfigError(f"{path}:{line}: two sources are called {source.name!r}", hint="rename one")
+        seen.add(source.name)
+        if source.recipe not in settings.recipe:
+            line = line_of(text, ("source", index, "recipe"))
+            near = _nearest(source.recipe, list(settings.recipe))
+            raise ConfigError(
+                f"{path}:{line}: source {source.name!r} wants recipe {source.recipe!r}, which is not defined",
+                hint=near or f"add a table [recipe.{source.recipe}]",
+            )
+
+
+def _explain(path: Path, text: str, problem: dict[str, Any]) -> tuple[str, str]:
+    loc: tuple[str | int, ...] = tuple(problem["loc"])
+    where = f"{path}:{line_of(text, loc)}"
+    key = ".".join(f"[{part}]" if isinstance(part, int) else part for part in loc).replace(".[", "[")
+    if problem["type"] == "extra_forbidden":
+        known = _keys_at(loc[:-1])
+        near = _nearest(str(loc[-1]), known)
+        return f"{where}: unknown key {key!r}", near or f"known here: {', '.join(known)}"
+    if problem["type"] == "missing":
+        return f"{where}: key {key!r} is missing", f"add {loc[-1]} = … to that table"
+    value = problem.get("input")
+    shown = "" if isinstance(value, dict) else f" = {value!r}"
+    return f"{where}: {key}{shown}: {problem['msg'].removeprefix('Value error, ')}", ""
+
+
+def _keys_at(loc: Sequence[str | int]) -> list[str]:
+    model: Any = Settings
+    for part in loc:
+        if isinstance(part, int) or model is None:
+            continue
+        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+            continue
+        field = model.model_fields.get(part)
+        model = _model_of(field.annotation) if field else model
+    keys = list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
+    return [key for key in keys if key not in ("file", "digest")]
+
+
+def _model_of(annotation: Any) -> Any:
+    """The table inside `tuple[Table, ...]`, `dict[str, Table]` or `Table | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    inner = [_model_of(arg) for arg in getattr(annotation, "__args__", ())]
+    return next((model for model in inner if model is not None), None)
+
+
+def _nearest(word: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"did you mean {near[0]!r}?" if near else ""
+
+
+def line_of(text: str, loc: Sequence[str | int]) -> int:
+    """The 1-based line of a key in a TOML text: the deepest part of `loc` that has a line of its own.
+
+    tomllib keeps no positions, so the text is scanned for table headers and keys; inline tables resolve to
+    the line they start on.
+    """
+    names = [str(part) for part in loc if not isinstance(part, int)]
+    index = next((part for part in loc if isinstance(part, int)), 0)
+    best, best_depth, seen_arrays = 1, 0, -1
+    table: list[str] = []
+    active = True
+    for number, line in enumerate(text.splitlines(), 1):
+        header = re.match(r"\s*(\[\[?)\s*([^\]]+?)\s*\]", line)
+        if header:
+            table = [part.strip().strip("\"'") for part in header[2].split(".")]
+            active = True
+            if header[1] == "[[" and table == names[: len(table)]:
+                seen_arrays += 1
+                active = seen_arrays == index
+            here = table
+        else:
+            key = re.match(r"\s*([A-Za-z0-9_.\"'-]+)\s*=", line)
+            if not key:
+                continue
+            here = table + [part.strip("\"'") for part in key[1].split(".")]
+        if active and here == names[: len(here)] and len(here) > best_depth:
+            best, best_depth = number, len(here)
+    return best

@@ -1,0 +1,256 @@
+"""Frames with what is known of them, from a manifest or a folder: for learn, calibrate and evaluate."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import fnmatch
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, cast
+
+from edge.decode import Limits
+from edge.errors import DataError, EdgeError, MissingInputError, UsageError
+from edge.intake.naming import Naming, compile_naming
+from edge.pipeline import PrepareJob, prepare_file
+from edge.preprocess import PreprocessSpec
+from edge.types import Frame, Identity
+
+Label = Literal["good", "defect", "review", ""]
+
+COLUMNS = ("path", "label", "mask", "view", "part", "defect", "split")
+LABELS = ("good", "defect", "review", "")
+# A misspelt "test" would let test rows into learning, so only known words pass
+SPLITS = ("train", "validation", "val", "calibration", "test", "")
+INCLUDE = ("*.png", "*.jpg", "*.jpeg", "*.tif", "*.tiff", "*.bmp", "*.dcm")
+MANIFEST_NAME = "manifest.csv"
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One file and its truth; None or empty where unknown."""
+
+    file: Path
+    path: str  # as the manifest or the folder names it, for people
+    label: Label
+    mask: Path | None = None
+    view: str | None = None
+    part: str | None = None
+    defect: str = ""
+    split: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """Samples in their order, and the files whose names gave no identity."""
+
+    source: Path
+    samples: tuple[Sample, ...]
+    unmatched: tuple[str, ...] = ()
+
+    def good(self) -> tuple[Sample, ...]:
+        """What may be learned from and calibrated with: good, and not set aside for testing."""
+        return tuple(s for s in self.samples if s.label == "good" and s.split != "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A file that gave no frame, and why."""
+
+    path: str
+    reason: str
+    message: str
+
+
+def samples(
+    images: Path,
+    *,
+    manifest: Path | None = None,
+    template: str | None = None,
+    pattern: str | None = None,
+    include: Sequence[str] = INCLUDE,
+) -> Dataset:
+    """What IMAGES stands for: a manifest (.csv, or a folder that holds manifest.csv), or good frames.
+
+    A `manifest` given beside a folder is narrowed to the rows below that folder. `template` or `pattern` make
+    a folder a plain folder of good frames, even where a manifest.csv lies in it.
+
+    Raises:
+        MissingInputError: nothing there. DataError: a bad row, or no frames. UsageError: both kinds at once.
+    """
+    named = template is not None or pattern is not None
+    is_table = images.suffix.lower() == ".csv"
+    if named and (manifest is not None or is_table):
+        raise UsageError("a manifest names views and parts itself", hint="leave out --template and --pattern")
+    if is_table:
+        return Dataset(images, tuple(read_manifest(images)))
+    if not images.is_dir():
+        raise MissingInputError(f"{images}: no such folder or manifest", hint="check the path")
+    if manifest is not None:
+        rows = [s for s in read_manifest(manifest) if s.file.is_relative_to(images.resolve())]
+        if not rows:
+            raise DataError(f"{manifest}: no row lies below {images}", hint="give the folder of its frames")
+        return Dataset(manifest, tuple(rows))
+    if (images / MANIFEST_NAME).is_file() and not named:
+        return Dataset(images / MANIFEST_NAME, tuple(read_manifest(images / MANIFEST_NAME)))
+    try:
+        naming = compile_naming(template, pattern) if named else None
+    except ValueError as error:
+        raise UsageError(f"--{'template' if template is not None else 'pattern'}: {error}") from None
+    return read_folder(images, naming, include)
+
+
+def read_folder(folder: Path, naming: Naming | None, include: Sequence[str] = INCLUDE) -> Dataset:
+    """All images below a folder, sorted, all of them good; names give part and view where a rule is given.
+
+    The batch, where a name has one, becomes part of the part: the same part number may return in every batch.
+
+    Raises:
+        DataError: no image is there, or the rule matches no name.
+    """
+    found, unmatched = [], []
+    for file in sorted(folder.rglob("*")):
+        relative = file.relative_to(folder)
+        if any(part.startswith(".") for part in relative.parts) or not file.is_file():
+            continue
+        if not any(fnmatch.fnmatch(file.name.lower(), wanted.lower()) for wanted in include):
+            continue
+        path = relative.as_posix()
+        try:
+            identity = naming(path, {}, 0, 1) if naming else Identity()
+        except DataError:
+            unmatched.append(path)
+            continue
+        part = "/".join(word for word in (identity.batch, identity.part) if word) or None
+        found.append(Sample(file.resolve(), path, "good", view=identity.view, part=part))
+    if not found:
+        hint = "mend --template or --pattern" if unmatched else f"edge reads {' '.join(include)}"
+        raise DataError(
+            f"{folder}: no image"
+            + (f" whose name matches; {len(unmatched)} do not: {unmatched[0]} …" if unmatched else " in it"),
+            hint=hint,
+            reason="no_frames",
+        )
+    return Dataset(folder, tuple(found), tuple(unmatched))
+
+
+def read_manifest(file: Path) -> list[Sample]:
+    """The rows of a manifest CSV with the header `path,label,mask,view,part,defect,split`, in order.
+
+    Only `path` must be there; paths are relative to the CSV, or absolute.
+
+    Raises:
+        MissingInputError: the manifest, or a file it names, is not there.
+        DataError: the header or a row is bad; named as file:line.
+    """
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.reader(stream, strict=True)
+            columns = _header(file, next(reader, []))
+            rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
+    except FileNotFoundError:
+        raise MissingInputError(f"{file}: no such manifest", hint="check the path") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{file}: cannot be read: {error}", hint="a CSV in UTF-8 is needed") from None
+    found: dict[Path, int] = {}
+    read = []
+    for line, row in rows:
+        sample = _row(f"{file}:{line}", file.resolve().parent, columns, row)
+        if sample.file in found:
+            raise DataError(
+                f"{file}:{line}: {sample.path} is already in line {found[sample.file]}", hint="delete one"
+            )
+        found[sample.file] = line
+        read.append(sample)
+    if not read:
+        raise DataError(f"{file}: no rows", hint="one row a frame is needed", reason="no_frames")
+    return read
+
+
+def _header(file: Path, cells: Sequence[str]) -> list[str]:
+    columns = [cell.strip() for cell in cells]
+    if len(columns) == 1 and ";" in columns[0]:
+        raise DataError(f"{file}:1: separated by semicolons", hint="separate the columns by commas")
+    if "path" not in columns:
+        raise DataError(f"{file}:1: no column 'path'", hint=f"the header is {','.join(COLUMNS)}")
+    for column in columns:
+        if column not in COLUMNS:
+            near = difflib.get_close_matches(column, COLUMNS, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"the header is {','.join(COLUMNS)}"
+            raise DataError(f"{file}:1: unknown column {column!r}", hint=hint)
+    if len(set(columns)) != len(columns):
+        raise DataError(f"{file}:1: a column is there twice", hint=f"the header is {','.join(COLUMNS)}")
+    return columns
+
+
+def _row(where: str, base: Path, columns: Sequence[str], row: Sequence[str]) -> Sample:
+    if len(row) != len(columns):
+        raise DataError(
+            f"{where}: {len(row)} values for {len(columns)} columns",
+            hint="quote values that contain a comma, and leave no column out",
+        )
+    cell = {column: value.strip() for column, value in zip(columns, row, strict=True)}
+    label, split = cell.get("label", ""), cell.get("split", "")
+    if label not in LABELS:
+        raise DataError(f"{where}: label {label!r}", hint="good, defect, review or empty")
+    if split not in SPLITS:
+        raise DataError(f"{where}: split {split!r}", hint="train, validation, calibration, test or empty")
+    return Sample(
+        file=_existing(where, base, cell["path"]),
+        path=cell["path"],
+        label=cast(Label, label),
+        mask=_existing(where, base, cell["mask"]) if cell.get("mask") else None,
+        view=cell.get("view") or None,
+        part=cell.get("part") or None,
+        defect=cell.get("defect", ""),
+        split=split,
+    )
+
+
+def _existing(where: str, base: Path, name: str) -> Path:
+    if not name:
+        raise DataError(f"{where}: no path", hint="give the frame's path, or delete the line")
+    path = (base / name).resolve()
+    if not path.is_file():
+        raise MissingInputError(f"{where}: {name}: no such file", hint="paths are relative to the manifest")
+    return path
+
+
+def frames(
+    wanted: Iterable[Sample],
+    spec: PreprocessSpec,
+    limits: Limits,
+    value_range: tuple[float, float] | None = None,
+    unreadable: list[Unreadable] | None = None,
+) -> Iterator[tuple[Sample, Frame]]:
+    """Decoded and preprocessed frames, a file at a time, each with its identity: one a page.
+
+    A page of a file with several pages is its view where the sample names none. Files that cannot be read are
+    added to `unreadable`, or raised where no list is given.
+    """
+    for sample in wanted:
+        job = PrepareJob(sample.file, sample.path, None, spec, limits, value_range)
+        try:
+            pages = prepare_file(job)
+        except EdgeError as error:
+            if unreadable is None:
+                raise
+            unreadable.append(Unreadable(sample.path, error.reason, error.message))
+            continue
+        for frame in pages:
+            yield sample, replace(frame, identity=Identity(part=sample.part, view=_view(sample, frame)))
+
+
+def _view(sample: Sample, frame: Frame) -> str | None:
+    if sample.view is not None or frame.image.pages == 1:
+        return sample.view
+    return f"{frame.image.page + 1:02d}"
+
+
+def count_by_view(views: Iterable[str]) -> Mapping[str, int]:
+    """How many frames each view has, sorted by view."""
+    counts: dict[str, int] = {}
+    for view in views:
+        counts[view] = counts.get(view, 0) + 1
+    return dict(sorted(counts.items()))

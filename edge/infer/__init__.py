@@ -1,0 +1,1 @@
+"""Engines: bundles on disk, and the runtimes that run them."""

@@ -1,0 +1,140 @@
+"""Engine bundles: a folder with `bundle.json`, `model.onnx` and a golden pair. Models are data: nothing in a
+bundle is executed or unpickled, and a bundle whose digests do not match is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from edge import __version__
+from edge.artifacts import read_signed_json, sha256_of, write_atomic, write_signed_json
+from edge.errors import BundleError
+from edge.preprocess import PreprocessSpec
+from edge.types import FloatImage
+
+MANIFEST = "bundle.json"
+MODEL = "model.onnx"
+GOLDEN = "golden.npz"
+
+# Largest difference to the golden answer (grey levels in 0..1) a runtime may show, by precision
+GOLDEN_TOLERANCE = {"fp32": 1e-3, "bf16": 0.1, "fp16": 0.03, "int8": 0.2}
+
+
+class ScoreSpec(BaseModel):
+    """How a network's answer becomes a score map and one number a frame."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    map: Literal["l2", "l1", "ssim", "probability"] = "ssim"
+    smooth_px: float = Field(0.0, ge=0)  # standard deviation of a Gaussian over the map
+    statistic: Literal["peak", "mean", "max", "std", "rmse"] = "peak"
+    peak_px: int = Field(16, ge=1)  # peak: the largest mean over a window of this side
+
+
+class BundleManifest(BaseModel):
+    """`bundle.json`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    schema_: Literal["edge/bundle/1"] = Field("edge/bundle/1", alias="schema")
+    name: str
+    model: str  # which network: cae, fragment-cae, …
+    created: str
+    edge_version: str
+    preprocess: PreprocessSpec
+    preprocess_digest: str
+    output: Literal["reconstruction", "probability"] = "reconstruction"
+    score: ScoreSpec
+    files: dict[str, str]  # name → sha256
+    golden_tolerance: dict[str, float] = GOLDEN_TOLERANCE
+    training: dict[str, Any] = {}
+    digest: str = ""
+
+
+class Bundle(BaseModel):
+    """A bundle that was checked: the manifest, and where its files are."""
+
+    model_config = ConfigDict(frozen=True)
+
+    folder: Path
+    manifest: BundleManifest
+
+    @property
+    def digest(self) -> str:
+        return self.manifest.digest
+
+    @property
+    def model_file(self) -> Path:
+        return self.folder / MODEL
+
+    def golden(self) -> tuple[FloatImage, FloatImage]:
+        """(tiles, answers), each (n, 1, size, size) float32."""
+        with np.load(self.folder / GOLDEN, allow_pickle=False) as pair:
+            return pair["tiles"].astype(np.float32), pair["answers"].astype(np.float32)
+
+
+def load_bundle(folder: Path) -> Bundle:
+    """Read and check a bundle: schema, every file's sha256, and the digests over the manifest and the spec.
+
+    Raises:
+        BundleError: with what is wrong and what to do.
+    """
+    manifest = read_signed_json(folder / MANIFEST, BundleManifest)
+    if manifest.preprocess.digest != manifest.preprocess_digest:
+        raise BundleError(
+            f"{folder / MANIFEST}: the preprocessing is not the one this bundle was learned with",
+            hint="learn the recipe again with this version of edge, or install the one that learned it",
+        )
+    for needed in (MODEL, GOLDEN):
+        if needed not in manifest.files:
+            raise BundleError(f"{folder / MANIFEST}: lists no {needed}", hint="learn or copy it again")
+    for name, expected in manifest.files.items():
+        file = folder / name
+        if file.parent != folder or not file.is_file():
+            raise BundleError(f"{file}: missing from the bundle", hint="copy the whole folder again")
+        if sha256_of(file) != expected:
+            raise BundleError(f"{file}: damaged, its sha256 is not the bundle's", hint="copy it again")
+    return Bundle(folder=folder, manifest=manifest)
+
+
+def write_bundle(
+    folder: Path,
+    *,
+    name: str,
+    model: str,
+    preprocess: PreprocessSpec,
+    score: ScoreSpec,
+    output: Literal["reconstruction", "probability"],
+    onnx: bytes,
+    golden: tuple[FloatImage, FloatImage],
+    training: Mapping[str, Any],
+    now: datetime | None = None,
+) -> Bundle:
+    """Write a bundle; the manifest comes last, so a half-written bundle is never valid."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pair = io.BytesIO()
+    np.savez_compressed(pair, tiles=golden[0], answers=golden[1])
+    contents = {MODEL: onnx, GOLDEN: pair.getvalue()}
+    for file, data in contents.items():
+        write_atomic(folder / file, data)
+    manifest = BundleManifest(
+        name=name,
+        model=model,
+        created=(now or datetime.now(UTC)).isoformat(timespec="seconds"),
+        edge_version=__version__,
+        preprocess=preprocess,
+        preprocess_digest=preprocess.digest,
+        output=output,
+        score=score,
+        files={file: hashlib.sha256(data).hexdigest() for file, data in contents.items()},
+        training=dict(training),
+    )
+    write_signed_json(folder / MANIFEST, manifest)
+    return load_bundle(folder)

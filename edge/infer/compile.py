@@ -1,0 +1,65 @@
+"""From a checked bundle to a running network: device and precision, compiled, held to the golden pair."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from edge.errors import BundleError, UnavailableError
+from edge.infer.bundle import Bundle
+from edge.infer.runtime import Runtime
+
+
+def open_runtime(
+    bundle: Bundle,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    threads: int = 0,
+    cache: Path | None = None,
+) -> Runtime:
+    """Compile a bundle's network and prove it against the golden pair.
+
+    Raises:
+        UnavailableError: the device or precision cannot be had on this machine.
+        BundleError: the network cannot be compiled, or does not give the golden answers.
+    """
+    if device in ("tensorrt", "torch-cuda"):
+        raise UnavailableError(
+            f"runtime.device = {device!r}: this version of edge has no such runtime yet",
+            hint='set device = "cpu" or "auto" under [runtime]',
+            retryable=False,
+        )
+    from edge.infer.openvino import OpenVinoRuntime
+
+    chosen = "fp32" if precision == "auto" else precision
+    runtime = OpenVinoRuntime(
+        bundle.model_file,
+        tile_px=bundle.manifest.preprocess.tiles.size_px,
+        precision=chosen,
+        threads=threads,
+        cache=cache and cache / bundle.digest[:16],
+    )
+    prove(bundle, runtime)
+    return runtime
+
+
+def prove(bundle: Bundle, runtime: Runtime) -> float:
+    """Run the golden tiles; gives the largest difference to the golden answers (grey levels in 0..1).
+
+    Raises:
+        BundleError: it is above the bundle's tolerance for the runtime's precision.
+    """
+    tiles, expected = bundle.golden()
+    batches = (tiles[i : i + runtime.batch] for i in range(0, len(tiles), runtime.batch))
+    answers = np.concatenate(list(runtime.infer(batches)))
+    difference = float(np.abs(answers - expected).max()) if answers.shape == expected.shape else np.inf
+    tolerance = bundle.manifest.golden_tolerance.get(runtime.precision, 0.0)
+    if not difference <= tolerance:  # NaN too
+        raise BundleError(
+            f"{bundle.folder}: {runtime.name} {runtime.precision} differs from the learned network by "
+            f"{difference:.2g}, more than the bundle's {tolerance:.2g}",
+            hint='set precision = "fp32" under [runtime], or learn the recipe again',
+        )
+    return difference

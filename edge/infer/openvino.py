@@ -1,0 +1,98 @@
+"""The CPU runtime: OpenVINO."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+import openvino.properties as properties
+import openvino.properties.hint as hint
+
+from edge.errors import BundleError, UnavailableError
+from edge.types import FloatImage
+
+# Tiles of one call: enough to amortise the call, little enough to stay in the cache. Measured on 2 cores.
+PIXELS_PER_CALL = 1 << 17
+
+_TYPES = {"fp32": ov.Type.f32, "bf16": ov.Type.bf16}
+
+
+class OpenVinoRuntime:
+    """A network compiled for this CPU with static shapes, several requests in flight."""
+
+    name = "openvino"
+
+    def __init__(
+        self,
+        model_file: Path,
+        *,
+        tile_px: int,
+        precision: str = "fp32",
+        threads: int = 0,
+        cache: Path | None = None,
+    ) -> None:
+        if precision not in _TYPES:
+            raise UnavailableError(
+                f"precision {precision} is not available on the CPU", hint='use "fp32", "bf16" or "auto"'
+            )
+        if precision == "bf16" and not has_fast_bf16():
+            raise UnavailableError(
+                "this CPU has no bf16 instructions", hint='set precision = "fp32" or "auto" under [runtime]'
+            )
+        self.precision = precision
+        self.batch = max(1, PIXELS_PER_CALL // tile_px**2)
+        core = ov.Core()
+        options = {
+            hint.performance_mode(): hint.PerformanceMode.THROUGHPUT,
+            hint.inference_precision(): _TYPES[precision],
+        }
+        if threads:
+            options[properties.inference_num_threads()] = threads
+        if cache is not None:
+            cache.mkdir(parents=True, exist_ok=True)
+            options[properties.cache_dir()] = str(cache)
+        try:
+            model = core.read_model(model_file)
+            model.reshape([ov.Dimension(1, self.batch), 1, tile_px, tile_px])
+            compiled = core.compile_model(model, "CPU", options)
+        except RuntimeError as error:
+            raise BundleError(
+                f"{model_file}: OpenVINO cannot compile it: {str(error).splitlines()[-1]}",
+                hint="learn the recipe again, or update openvino",
+            ) from None
+        count = compiled.get_property(properties.optimal_number_of_infer_requests())
+        self._requests = [compiled.create_infer_request() for _ in range(count)]
+        self._input = np.zeros((count, self.batch, 1, tile_px, tile_px), np.float32)
+
+    def infer(self, batches: Iterable[FloatImage]) -> Iterator[FloatImage]:
+        """See `Runtime.infer`; as many batches are in flight as the CPU has streams."""
+        free = deque(range(len(self._requests)))
+        flying: deque[tuple[int, int]] = deque()
+        for tiles in batches:
+            if not free:
+                yield self._collect(flying, free)
+            slot = free.popleft()
+            self._input[slot, : len(tiles)] = tiles
+            request = self._requests[slot]
+            request.set_input_tensor(ov.Tensor(self._input[slot, : len(tiles)], shared_memory=True))
+            request.start_async()
+            flying.append((slot, len(tiles)))
+        while flying:
+            yield self._collect(flying, free)
+
+    def _collect(self, flying: deque[tuple[int, int]], free: deque[int]) -> FloatImage:
+        slot, count = flying.popleft()
+        request = self._requests[slot]
+        request.wait()
+        answers: FloatImage = np.array(request.get_output_tensor(0).data[:count], np.float32)
+        free.append(slot)
+        return answers
+
+
+def has_fast_bf16() -> bool:
+    """Whether OpenVINO would run bf16 natively on this CPU."""
+    capabilities: list[str] = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in capabilities

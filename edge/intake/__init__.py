@@ -1,0 +1,1 @@
+"""Scanning folders: which files are new, complete, and what their names say."""

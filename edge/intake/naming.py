@@ -1,0 +1,113 @@
+"""Names → part, view, batch: by a template, a regular expression, or DICOM tags."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import PurePosixPath
+
+from edge.errors import DataError
+from edge.types import Identity
+
+FIELDS = ("part", "view", "batch")
+
+Naming = Callable[[str, Mapping[str, str], int, int], Identity]
+"""(path relative to the source, DICOM tags, page, pages) → Identity; raises DataError("name_unmatched")."""
+
+
+def compile_naming(
+    template: str | None = None, pattern: str | None = None, dicom: Mapping[str, str | None] | None = None
+) -> Naming:
+    """The rule that turns a frame's path or tags into its identity.
+
+    A page of a file with several pages is its view (1-based, at least two digits) where the rule gives none.
+
+    Raises:
+        ValueError: the template or pattern is malformed.
+    """
+    if dicom is not None:
+        return _by_tags(dicom)
+    if template is not None:
+        return _by_pattern(
+            template_to_pattern(template),
+            f"template {template!r}",
+            ignore_suffix=not PurePosixPath(template).suffix,
+        )
+    if pattern is not None:
+        try:
+            compiled = re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from None
+        if unknown := set(compiled.groupindex) - set(FIELDS):
+            raise ValueError(f"unknown groups {sorted(unknown)}; named groups are part, view, batch")
+        return _by_pattern(compiled, f"pattern {pattern!r}", ignore_suffix=False)
+    return _unnamed
+
+
+def template_to_pattern(template: str) -> re.Pattern[str]:
+    """`{batch}/{part}_{view}` → a regular expression over the last path components.
+
+    A field matches one or more characters other than `/`, as many as possible from the left; `{*}` matches
+    anything within one component.
+    """
+    parts = re.split(r"(\{[^{}]*\})", template)
+    fields: list[str] = []
+    regex = ""
+    for part in parts:
+        if part == "{*}":
+            regex += "[^/]*"
+        elif part.startswith("{"):
+            name = part[1:-1]
+            if name not in FIELDS:
+                raise ValueError(f"unknown field {part}; fields are {{part}}, {{view}}, {{batch}} and {{*}}")
+            regex += f"(?P={name})" if name in fields else f"(?P<{name}>[^/]+)"
+            fields.append(name)
+        elif "{" in part or "}" in part:
+            raise ValueError(f"unbalanced brace in template {template!r}")
+        else:
+            regex += re.escape(part)
+    if not fields:
+        raise ValueError("names no field; fields are {part}, {view}, {batch}")
+    return re.compile(f"(?:.*/)?{regex}", re.DOTALL)
+
+
+def _by_pattern(compiled: re.Pattern[str], rule: str, *, ignore_suffix: bool) -> Naming:
+    def name(path: str, tags: Mapping[str, str], page: int, pages: int) -> Identity:
+        text = path
+        if ignore_suffix:
+            stem, _, suffix = path.rpartition(".")
+            text = path if "/" in suffix or not stem or stem.endswith("/") else stem
+        match = compiled.fullmatch(text)
+        if not match:
+            raise DataError(
+                f"{path}: the name does not match the {rule}",
+                hint="mend the name, or the source's template or pattern in config.toml",
+                reason="name_unmatched",
+            )
+        return _with_page(Identity(**match.groupdict()), page, pages)
+
+    return name
+
+
+def _by_tags(keywords: Mapping[str, str | None]) -> Naming:
+    def name(path: str, tags: Mapping[str, str], page: int, pages: int) -> Identity:
+        found = {field: tags.get(keyword, "") for field, keyword in keywords.items() if keyword}
+        if missing := [keywords[field] for field, value in found.items() if not value]:
+            raise DataError(
+                f"{path}: no DICOM tag {', '.join(map(str, missing))}",
+                hint="choose tags the scanner writes in the source's dicom = {…} in config.toml",
+                reason="name_unmatched",
+            )
+        return _with_page(Identity(**found), page, pages)
+
+    return name
+
+
+def _unnamed(path: str, tags: Mapping[str, str], page: int, pages: int) -> Identity:
+    return _with_page(Identity(), page, pages)
+
+
+def _with_page(identity: Identity, page: int, pages: int) -> Identity:
+    if pages == 1 or identity.view is not None:
+        return identity
+    return Identity(part=identity.part, view=f"{page + 1:02d}", batch=identity.batch)

@@ -1,0 +1,193 @@
+"""Which files of a source are new and completely written. Scanning is the truth; events are only hints.
+
+A file is handed on when its size and mtime have stayed the same for the settle time (or its marker file is
+there). Whether the format's own end is there is found out by the decoder; a file that turns out incomplete
+comes back with `postpone`, and the caller gives up on it after `incomplete_after_s` without a change.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edge.errors import UnavailableError
+from edge.types import Candidate, FileStamp
+
+# A postponed file is looked at again after this many settle times, twice as many each time, up to the longest
+FIRST_RETRY_SETTLES = 2.0
+LONGEST_RETRY_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class ScanRule:
+    """What belongs to a source and when it counts as written."""
+
+    source: str
+    directory: Path
+    include: tuple[str, ...]
+    exclude: tuple[str, ...] = ()
+    recursive: bool = True
+    settle_s: float = 1.0
+    rescan_s: float = 5.0
+    marker: str | None = None  # "NAME + marker" must exist, such as ".done"
+
+
+@dataclass(slots=True)
+class _Tracked:
+    stamp: FileStamp
+    first_seen_s: float
+    unchanged_since_s: float
+    due_s: float  # when to look again
+    retries: int = 0
+    handed: bool = False  # with the decoder, or done: nothing to do until the stamp changes
+
+
+@dataclass(slots=True)
+class FolderScan:
+    """The state of one source. `recorded(path, stamp)` says whether a verdict is stored for that content."""
+
+    rule: ScanRule
+    recorded: Callable[[str, FileStamp], bool]
+    _files: dict[str, _Tracked] = field(default_factory=dict)
+    _next_rescan_s: float = float("-inf")
+
+    def step(self, now_s: float, hints: Iterable[str] = ()) -> list[Candidate]:
+        """Look at the folder (in full when the rescan is due) and give the files that became ready.
+
+        Raises:
+            UnavailableError: the folder cannot be listed.
+        """
+        if now_s >= self._next_rescan_s:
+            self._rescan(now_s)
+            self._next_rescan_s = now_s + self.rule.rescan_s
+        else:
+            for path in hints:
+                self._look(path, now_s)
+        due = [path for path, file in self._files.items() if not file.handed and file.due_s <= now_s]
+        return [candidate for path in due if (candidate := self._settle(path, now_s))]
+
+    def next_due_s(self) -> float:
+        """When `step` has something to do again, on the monotonic clock."""
+        waiting = (file.due_s for file in self._files.values() if not file.handed)
+        return min(waiting, default=self._next_rescan_s)
+
+    def waiting(self) -> int:
+        """Files seen that are not yet complete."""
+        return sum(not file.handed for file in self._files.values())
+
+    def rescan_now(self) -> None:
+        """Make the next step list the whole folder."""
+        self._next_rescan_s = float("-inf")
+
+    def postpone(self, candidate: Candidate, now_s: float) -> None:
+        """Take back a file that is not ready: it will be handed on again, later each time."""
+        file = self._files.get(candidate.path)
+        if file is None or file.stamp != candidate.stamp:
+            return
+        wait_s = max(0.1, self.rule.settle_s) * FIRST_RETRY_SETTLES * 2**file.retries
+        file.retries += 1
+        file.handed = False
+        file.due_s = now_s + min(wait_s, LONGEST_RETRY_S)
+
+    def forget(self, candidate: Candidate) -> None:
+        """Drop a file that is gone; should it come back it is new."""
+        self._files.pop(candidate.path, None)
+
+    def _rescan(self, now_s: float) -> None:
+        present = set()
+        for path in self._list():
+            present.add(path)
+            self._look(path, now_s)
+        for path in self._files.keys() - present:
+            del self._files[path]
+
+    def _list(self) -> Iterator[str]:
+        try:
+            top = os.scandir(self.rule.directory)
+        except OSError as error:
+            raise UnavailableError(
+                f"source {self.rule.source!r}: {self.rule.directory} cannot be listed: {error.strerror}",
+                hint="create or mount the folder, and let the daemon's user read it",
+                reason="source_unavailable",
+            ) from None
+        stack = [(top, "")]
+        while stack:
+            entries, prefix = stack.pop()
+            with entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        if self.rule.recursive and not entry.name.startswith("."):
+                            try:
+                                stack.append((os.scandir(entry.path), f"{prefix}{entry.name}/"))
+                            except OSError:
+                                continue  # gone, or not ours to read; the next rescan tries again
+                    elif self.wanted(prefix + entry.name):
+                        yield prefix + entry.name
+
+    def wanted(self, path: str) -> bool:
+        """Whether a path relative to the source is a frame by include and exclude (case does not matter)."""
+        name = path.rpartition("/")[2].lower()
+        whole = path.lower()
+
+        def fits(patterns: tuple[str, ...]) -> bool:
+            return any(fnmatch.fnmatchcase(whole if "/" in p else name, p.lower()) for p in patterns)
+
+        return not name.startswith(".") and fits(self.rule.include) and not fits(self.rule.exclude)
+
+    def _look(self, path: str, now_s: float) -> None:
+        """Start tracking a file, or notice that it changed."""
+        stamp = self._stamp(path)
+        if stamp is None:
+            return
+        known = self._files.get(path)
+        if known is not None and known.stamp == stamp:
+            return
+        first_seen_s = known.first_seen_s if known and not known.handed else now_s
+        file = _Tracked(stamp, first_seen_s, now_s, now_s + self.rule.settle_s)
+        file.handed = self.recorded(path, stamp)
+        self._files[path] = file
+
+    def _settle(self, path: str, now_s: float) -> Candidate | None:
+        file = self._files[path]
+        stamp = self._stamp(path)
+        if stamp is None:
+            del self._files[path]
+            return None
+        if stamp != file.stamp:
+            self._look(path, now_s)
+            return None
+        if self.rule.marker is not None and not self._marked(path):
+            file.due_s = now_s + max(0.1, self.rule.settle_s)
+            return None
+        file.handed = True
+        return Candidate(
+            source=self.rule.source,
+            path=path,
+            file=self.rule.directory / path,
+            stamp=stamp,
+            first_seen_s=file.first_seen_s,
+            unchanged_since_s=file.unchanged_since_s,
+            settled_s=now_s,
+        )
+
+    def _marked(self, path: str) -> bool:
+        return os.path.exists(f"{self.rule.directory / path}{self.rule.marker}")
+
+    def _stamp(self, path: str) -> FileStamp | None:
+        """The file's stamp; None if it is gone, no regular file, or a link that leaves the source."""
+        file = self.rule.directory / path
+        try:
+            info = os.stat(file, follow_symlinks=False)
+            if stat.S_ISLNK(info.st_mode):
+                if not file.resolve().is_relative_to(self.rule.directory.resolve()):
+                    return None
+                info = os.stat(file)
+        except OSError:
+            return None
+        if not stat.S_ISREG(info.st_mode):
+            return None
+        return FileStamp(info.st_size, info.st_mtime_ns)

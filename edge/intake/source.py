@@ -1,0 +1,130 @@
+"""One source of frames: its scan, its watch, and the files that came back from the decoder unready."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Literal, Protocol
+
+from edge.errors import EdgeError
+from edge.intake.backlog import Backlog
+from edge.intake.scan import FolderScan
+from edge.intake.watch import Hints, NativeWatch, is_network_mount
+from edge.types import Candidate
+
+WatchMode = Literal["auto", "native", "polling"]
+LONGEST_WAIT_S = 1.0  # between two steps, so that health and stop are looked at
+UNAVAILABLE_WAIT_S = 2.0
+
+
+class IntakeMeter(Protocol):
+    """What intake reports."""
+
+    def intake_state(self, source: str, *, backlog: int, reachable: bool) -> None: ...
+
+
+class SourceIntake:
+    """Steps a source's scan; `postpone` and `forget` may be called from any thread."""
+
+    def __init__(
+        self,
+        scan: FolderScan,
+        backlog: Backlog,
+        *,
+        watch: WatchMode,
+        meter: IntakeMeter,
+        log: Any,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.name = scan.rule.source
+        self.unavailable = ""  # why the folder cannot be listed; empty when it can
+        self._scan, self._backlog, self._meter, self._log, self._clock = scan, backlog, meter, log, clock
+        self._wake = threading.Event()
+        self._hints = Hints(scan.rule.directory, self._wake.set)
+        self._watch: NativeWatch | None = None
+        self._native = watch == "native" or (watch == "auto" and not is_network_mount(scan.rule.directory))
+        self._returned: queue.SimpleQueue[tuple[Candidate, bool]] = queue.SimpleQueue()
+
+    def postpone(self, candidate: Candidate) -> None:
+        """The file was not ready: hand it on again later."""
+        self._returned.put((candidate, True))
+
+    def forget(self, candidate: Candidate) -> None:
+        """The file is gone."""
+        self._returned.put((candidate, False))
+
+    def rescan(self) -> None:
+        """List the whole folder at once."""
+        self._scan.rescan_now()
+        self._wake.set()
+
+    def step(self, now_s: float) -> int:
+        """Take back what returned, look at the folder, queue what is ready; gives how many files that was."""
+        while not self._returned.empty():
+            candidate, again = self._returned.get()
+            if again:
+                self._scan.postpone(candidate, now_s)
+            else:
+                self._scan.forget(candidate)
+        paths, overflow = self._hints.take()
+        if overflow:
+            self._scan.rescan_now()
+        try:
+            ready = self._scan.step(now_s, [path for path in paths if self._scan.wanted(path)])
+        except EdgeError as error:
+            self._lost(error)
+            raise
+        self._found()
+        self._backlog.add(ready)
+        self._meter.intake_state(
+            self.name, backlog=self._scan.waiting() + self._backlog.depth(self.name), reachable=True
+        )
+        return len(ready)
+
+    def run(self, stop: threading.Event, beat: Callable[[], None] = lambda: None) -> None:
+        """Step until `stop`; sleeps until something is due or the folder changed."""
+        while not stop.is_set():
+            beat()
+            self._wake.clear()
+            wait_s = UNAVAILABLE_WAIT_S
+            try:
+                self.step(self._clock())
+                wait_s = min(max(0.01, self._scan.next_due_s() - self._clock()), LONGEST_WAIT_S)
+            except EdgeError:
+                pass  # logged once by step; the folder is tried again
+            self._wake.wait(wait_s)
+        self.close()
+
+    def wake(self) -> None:
+        """End a wait early."""
+        self._wake.set()
+
+    def close(self) -> None:
+        """Stop watching."""
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
+
+    def _found(self) -> None:
+        if self.unavailable:
+            self._log.info("source.available", source=self.name)
+            self.unavailable = ""
+        if self._native and self._watch is None:
+            rule = self._scan.rule
+            try:
+                self._watch = NativeWatch(rule.directory, recursive=rule.recursive, hints=self._hints)
+            except OSError as error:
+                self._native = False
+                self._log.warning(
+                    "source.watch_failed", source=self.name, error=str(error), fallback="polling",
+                    hint="raise fs.inotify.max_user_watches, or set watch = \"polling\"",
+                )  # fmt: skip
+
+    def _lost(self, error: EdgeError) -> None:
+        self._meter.intake_state(self.name, backlog=self._backlog.depth(self.name), reachable=False)
+        if not self.unavailable:
+            self._log.error("source.unavailable", source=self.name, error=error.message, hint=error.hint)
+        self.unavailable = error.message
+        self.close()

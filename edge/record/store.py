@@ -1,0 +1,303 @@
+"""SQLite store. A verdict, its journal row and its outbox rows are written in one transaction or not at all.
+
+WAL with synchronous=FULL: a committed transaction survives power loss. One connection, guarded by a lock: the
+daemon has one writer that matters (the record stage), deliveries only delete.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edge.errors import CannotWriteError, DataError, UnavailableError
+from edge.types import Candidate, Evaluation, FileStamp, Message, Verdict
+
+SCHEMA_VERSION = 1
+
+# Each entry brings the schema from its index to the next version; entries are never changed once released.
+MIGRATIONS = (
+    """
+    CREATE TABLE files (
+      source TEXT NOT NULL, path TEXT NOT NULL, size_bytes INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
+      sha256 TEXT NOT NULL, recorded_unix_s REAL NOT NULL,
+      PRIMARY KEY (source, path)
+    ) WITHOUT ROWID;
+    CREATE TABLE verdicts (
+      result_id TEXT PRIMARY KEY, type TEXT NOT NULL, recipe TEXT NOT NULL, part TEXT, batch TEXT, view TEXT,
+      evaluation TEXT NOT NULL, created_unix_s REAL NOT NULL,
+      source TEXT, path TEXT, sha256 TEXT, payload TEXT NOT NULL
+    ) WITHOUT ROWID;
+    CREATE INDEX verdicts_by_time ON verdicts (created_unix_s);
+    CREATE INDEX verdicts_by_outcome ON verdicts (type, evaluation);
+    CREATE TABLE parts (
+      recipe TEXT NOT NULL, batch TEXT NOT NULL, part TEXT NOT NULL, updated_unix_s REAL NOT NULL,
+      closed INTEGER NOT NULL, is_partial INTEGER NOT NULL,
+      PRIMARY KEY (recipe, batch, part)
+    ) WITHOUT ROWID;
+    CREATE INDEX open_parts ON parts (updated_unix_s) WHERE NOT closed;
+    CREATE TABLE part_views (
+      recipe TEXT NOT NULL, batch TEXT NOT NULL, part TEXT NOT NULL, view TEXT NOT NULL,
+      result_id TEXT NOT NULL, evaluation TEXT NOT NULL, score REAL,
+      PRIMARY KEY (recipe, batch, part, view)
+    ) WITHOUT ROWID;
+    CREATE TABLE outbox (
+      id INTEGER PRIMARY KEY AUTOINCREMENT, sink TEXT NOT NULL, kind TEXT NOT NULL,
+      result_id TEXT NOT NULL, body BLOB NOT NULL, created_unix_s REAL NOT NULL
+    );
+    CREATE INDEX outbox_by_sink ON outbox (sink, id);
+    """,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PartKey:
+    """What makes a part: its recipe, batch ('' where there is none) and id."""
+
+    recipe: str
+    batch: str
+    part: str
+
+
+@dataclass(frozen=True, slots=True)
+class PartRow:
+    """The state of a part's current round of inspection."""
+
+    key: PartKey
+    updated_unix_s: float
+    closed: bool
+    is_partial: bool
+
+
+class Store:
+    """The site's database file."""
+
+    def __init__(self, file: Path, sinks: Sequence[str] = ()) -> None:
+        """Open or create it, and bring its schema up to date.
+
+        Raises:
+            CannotWriteError: the file cannot be opened or written.
+            DataError: it is damaged, or written by a newer edge.
+        """
+        self._sinks = tuple(sinks)
+        self._lock = threading.RLock()
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(file, check_same_thread=False, isolation_level=None, timeout=10)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            self._migrate(file)
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):
+                raise CannotWriteError(
+                    f"{file}: {error}", hint="check space, permissions, and that paths.state is a local disk"
+                ) from None
+            raise DataError(
+                f"{file}: not a usable database: {error}",
+                hint="move the file aside and keep it for recovery; a new one is made at the next start",
+            ) from None
+        except OSError as error:
+            raise CannotWriteError(f"{file}: {error}", hint="check paths.state in config.toml") from None
+
+    def _migrate(self, file: Path) -> None:
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        if version > SCHEMA_VERSION:
+            raise DataError(
+                f"{file}: written by a newer edge (schema {version}, this one knows {SCHEMA_VERSION})",
+                hint="install the newer version again",
+            )
+        for step in range(version, SCHEMA_VERSION):
+            self._db.executescript(f"BEGIN; {MIGRATIONS[step]} PRAGMA user_version={step + 1}; COMMIT;")
+
+    def close(self) -> None:
+        """Close the file; later calls fail."""
+        with self._lock:
+            self._db.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All calls inside are written together or not at all.
+
+        Raises:
+            CannotWriteError: the disk is full, read-only or failing; nothing was written.
+        """
+        with self._lock:
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+                try:
+                    yield
+                except BaseException:
+                    self._db.execute("ROLLBACK")
+                    raise
+                self._db.execute("COMMIT")
+            except sqlite3.OperationalError as error:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise CannotWriteError(
+                    f"database: {error}", hint="check the disk that paths.state is on"
+                ) from None
+
+    # journal
+
+    def is_recorded(self, source: str, path: str, stamp: FileStamp) -> bool:
+        """Whether this file, as it is now, has its verdict."""
+        row = self._row(
+            "SELECT size_bytes, mtime_ns FROM files WHERE source = ? AND path = ?", (source, path)
+        )
+        return row is not None and tuple(row) == (stamp.size_bytes, stamp.mtime_ns)
+
+    def has_verdict(self, source: str, path: str, sha256: str) -> bool:
+        """Whether this content under this name has its verdict, whatever its mtime is now."""
+        return (
+            bool(sha256)
+            and self._row(
+                "SELECT 1 FROM files WHERE source = ? AND path = ? AND sha256 = ?", (source, path, sha256)
+            )
+            is not None
+        )
+
+    def add_file(self, candidate: Candidate, sha256: str, now_unix_s: float) -> None:
+        """Journal a file as judged."""
+        stamp = candidate.stamp
+        self._db.execute(
+            "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?)",
+            (candidate.source, candidate.path, stamp.size_bytes, stamp.mtime_ns, sha256, now_unix_s),
+        )
+
+    # verdicts and outbox
+
+    def add_verdict(self, verdict: Verdict, source: str | None = None) -> None:
+        """Store a verdict and put it into the outbox of every sink."""
+        body = json.dumps(verdict.payload, allow_nan=False, separators=(",", ":"))
+        image: Mapping[str, Any] = verdict.payload.get("image") or {}
+        who = verdict.identity
+        self._db.execute(
+            "INSERT INTO verdicts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                verdict.result_id, verdict.result_type, verdict.recipe, who.part, who.batch, who.view,
+                verdict.evaluation, verdict.created_unix_s, source, image.get("path"), image.get("sha256"),
+                body,
+            ),
+        )  # fmt: skip
+        self._db.executemany(
+            "INSERT INTO outbox (sink, kind, result_id, body, created_unix_s) VALUES (?, ?, ?, ?, ?)",
+            [
+                (sink, verdict.result_type, verdict.result_id, body.encode(), verdict.created_unix_s)
+                for sink in self._sinks
+            ],
+        )
+
+    def latest(self, limit: int) -> list[dict[str, Any]]:
+        """The payloads of the last verdicts, newest first."""
+        rows = self._rows(
+            "SELECT payload FROM verdicts ORDER BY created_unix_s DESC, result_id DESC LIMIT ?", (limit,)
+        )
+        return [json.loads(payload) for (payload,) in rows]
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Stored verdicts by type and evaluation."""
+        counts: dict[str, dict[str, int]] = {"frame": {}, "part": {}}
+        for kind, evaluation, n in self._rows(
+            "SELECT type, evaluation, count(*) FROM verdicts GROUP BY type, evaluation"
+        ):
+            counts[kind][evaluation] = n
+        return counts
+
+    def pending(self, sink: str, after_row_id: int, limit: int) -> list[Message]:
+        """Rows of a sink's outbox in order."""
+        rows = self._rows(
+            "SELECT id, kind, result_id, body FROM outbox WHERE sink = ? AND id > ? ORDER BY id LIMIT ?",
+            (sink, after_row_id, limit),
+        )
+        return [Message(*row) for row in rows]
+
+    def delete(self, sink: str, row_ids: Sequence[int]) -> None:
+        """Forget rows that the sink has acknowledged."""
+        with self.transaction():
+            self._db.executemany(
+                "DELETE FROM outbox WHERE sink = ? AND id = ?", [(sink, row_id) for row_id in row_ids]
+            )
+
+    def depth(self, sink: str) -> int:
+        """How many verdicts wait for a sink."""
+        row = self._row("SELECT count(*) FROM outbox WHERE sink = ?", (sink,))
+        return int(row[0]) if row else 0
+
+    def oldest_unix_s(self, sink: str) -> float | None:
+        """When the verdict that waits longest was made."""
+        row = self._row("SELECT created_unix_s FROM outbox WHERE sink = ? ORDER BY id LIMIT 1", (sink,))
+        return float(row[0]) if row else None
+
+    # parts
+
+    def part(self, key: PartKey) -> PartRow | None:
+        """A part's state, if it was ever seen."""
+        row = self._row(
+            "SELECT updated_unix_s, closed, is_partial FROM parts"
+            " WHERE recipe = ? AND batch = ? AND part = ?",
+            (key.recipe, key.batch, key.part),
+        )
+        return PartRow(key, row[0], bool(row[1]), bool(row[2])) if row else None
+
+    def part_views(self, key: PartKey) -> list[tuple[str, str, Evaluation, float | None]]:
+        """(view, result id, evaluation, score) of the current round."""
+        return self._rows(
+            "SELECT view, result_id, evaluation, score FROM part_views"
+            " WHERE recipe = ? AND batch = ? AND part = ? ORDER BY view",
+            (key.recipe, key.batch, key.part),
+        )
+
+    def save_part(self, row: PartRow) -> None:
+        """Write a part's state."""
+        key = row.key
+        self._db.execute(
+            "INSERT OR REPLACE INTO parts VALUES (?, ?, ?, ?, ?, ?)",
+            (key.recipe, key.batch, key.part, row.updated_unix_s, row.closed, row.is_partial),
+        )
+
+    def save_part_view(
+        self, key: PartKey, view: str, result_id: str, evaluation: str, score: float | None
+    ) -> None:
+        """Write a view's latest result."""
+        self._db.execute(
+            "INSERT OR REPLACE INTO part_views VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (key.recipe, key.batch, key.part, view, result_id, evaluation, score),
+        )
+
+    def clear_part_views(self, key: PartKey) -> None:
+        """Begin a new round."""
+        self._db.execute(
+            "DELETE FROM part_views WHERE recipe = ? AND batch = ? AND part = ?",
+            (key.recipe, key.batch, key.part),
+        )
+
+    def open_parts(self, recipe: str, updated_before_unix_s: float) -> list[PartRow]:
+        """Parts of a recipe that wait for views and have not moved since then."""
+        rows = self._rows(
+            "SELECT batch, part, updated_unix_s, is_partial FROM parts"
+            " WHERE NOT closed AND recipe = ? AND updated_unix_s <= ?",
+            (recipe, updated_before_unix_s),
+        )
+        return [PartRow(PartKey(recipe, b, p), updated, False, bool(part)) for b, p, updated, part in rows]
+
+    def restart_part_clocks(self, now_unix_s: float) -> None:
+        """At start: time that the daemon was away does not count against a part."""
+        with self.transaction():
+            self._db.execute("UPDATE parts SET updated_unix_s = ? WHERE NOT closed", (now_unix_s,))
+
+    def _row(self, sql: str, values: Sequence[Any] = ()) -> Any:
+        return next(iter(self._rows(sql, values)), None)
+
+    def _rows(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
+        with self._lock:
+            try:
+                return self._db.execute(sql, values).fetchall()
+            except sqlite3.OperationalError as error:
+                raise UnavailableError(
+                    f"database: {error}", hint="check the disk that paths.state is on"
+                ) from None

@@ -1,0 +1,266 @@
+"""The last stage: results become verdicts, verdicts become rows, in one transaction, and
+parts are closed. Nothing is published from here: that is the outbox's business."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from ulid import ULID
+
+from edge.buffer import Buffer
+from edge.errors import CannotWriteError
+from edge.judge.parts import ViewResult, is_complete, judge_part, starts_new_round
+from edge.publish.payload import frame_payload, part_payload
+from edge.record import evidence
+from edge.record.store import PartKey, PartRow, Store
+from edge.stages import FrameResult, Judged
+from edge.types import Identity, Verdict
+
+MOST_FILES = 64  # in one transaction
+EXPIRE_EVERY_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class PartRule:
+    """How the frames of a recipe make parts."""
+
+    views: tuple[str, ...]
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class EvidenceRule:
+    """Which frames leave pictures behind, and where."""
+
+    root: Path
+    keep_ok_ratio: float
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A file whose verdicts are made but not yet written; none where its content already has them."""
+
+    file: Judged
+    verdicts: tuple[tuple[FrameResult, Verdict], ...]
+
+
+class RecordMeter(Protocol):
+    """What the record stage reports."""
+
+    def recorded(self, source: str, verdict: Verdict, times_s: Mapping[str, float]) -> None: ...
+
+    def part_recorded(self, verdict: Verdict) -> None: ...
+
+    def rejected(self, source: str, reason: str) -> None: ...
+
+    def evidence_skipped(self) -> None: ...
+
+
+class RecordStage:
+    """Takes judged files and writes what must never be lost."""
+
+    def __init__(
+        self,
+        judged: Buffer[Judged],
+        store: Store,
+        *,
+        station: str,
+        parts: Mapping[str, PartRule],
+        evidence_rule: EvidenceRule,
+        meter: RecordMeter,
+        wake_delivery: Callable[[], None],
+        log: Any,
+        clock: Callable[[], float] = time.monotonic,
+        unix_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._judged, self._store, self._station = judged, store, station
+        self._parts, self._evidence, self._meter = parts, evidence_rule, meter
+        self._wake_delivery, self._log = wake_delivery, log
+        self._clock, self._unix_clock = clock, unix_clock
+        self._held: list[Draft] = []  # made, but not yet written: the disk refused
+        self._expire_at_s = float("-inf")
+
+    def step(self, wait_s: float = 0.2) -> bool:
+        """Write what was judged, and close parts that have waited long enough; says whether it wrote.
+
+        Raises:
+            CannotWriteError: the database refused; the files are held and written by a later step.
+        """
+        if not self._held:
+            self._held = self._draft(self._judged.take(MOST_FILES, timeout_s=wait_s))
+        wrote = bool(self._held)
+        if wrote:
+            self._write(self._held)
+            self._held = []
+        if self._clock() >= self._expire_at_s:
+            wrote |= self._expire()
+            self._expire_at_s = self._clock() + EXPIRE_EVERY_S
+        if wrote:
+            self._wake_delivery()
+        return wrote
+
+    @property
+    def holding(self) -> int:
+        """Files taken from the buffer and not yet written."""
+        return len(self._held)
+
+    def _draft(self, files: Sequence[Judged]) -> list[Draft]:
+        """Verdicts and evidence, before the transaction: encoding pictures must not hold the database."""
+        drafts: list[Draft] = []
+        seen: set[tuple[str, str, str]] = set()
+        for file in files:
+            source, path, sha256 = file.candidate.source, file.candidate.path, file.results[0].image.sha256
+            known = self._store.has_verdict(source, path, sha256) or (source, path, sha256) in seen
+            if sha256:
+                seen.add((source, path, sha256))
+            # touched but not changed: the verdict it has stands
+            results = () if known else file.results
+            drafts.append(Draft(file, tuple((result, self._verdict(file, result)) for result in results)))
+        return drafts
+
+    def _write(self, drafts: Sequence[Draft]) -> None:
+        began = self._clock()
+        parts: list[Verdict] = []
+        with self._store.transaction():
+            for draft in drafts:
+                candidate, sha256 = draft.file.candidate, draft.file.results[0].image.sha256
+                self._store.add_file(candidate, sha256, self._unix_clock())
+                for _, verdict in draft.verdicts:
+                    self._store.add_verdict(verdict, candidate.source)
+                    if part := self._add_to_part(draft.file.route.recipe, verdict):
+                        parts.append(part)
+        record_s = (self._clock() - began) / len(drafts)
+        for draft in drafts:
+            for result, verdict in draft.verdicts:
+                self._report(draft.file, result, verdict, record_s)
+        for part in parts:
+            self._meter.part_recorded(part)
+
+    def _verdict(self, file: Judged, result: FrameResult) -> Verdict:
+        created = self._unix_clock()
+        result_id = str(ULID.from_timestamp(created))
+        total_s = self._clock() - file.candidate.first_seen_s
+        model = file.route.inspector.model
+        payload = frame_payload(
+            result_id=result_id,
+            created_unix_s=created,
+            station=self._station,
+            recipe=file.route.recipe,
+            identity=result.identity,
+            image=result.image,
+            judgement=result.judgement,
+            score=result.score,
+            model=model,
+            times_s={**result.times_s, "total_s": total_s},
+            evidence=self._save_evidence(file, result, result_id, created),
+        )
+        return Verdict(
+            result_id,
+            "frame",
+            file.route.recipe,
+            result.judgement.evaluation,
+            result.identity,
+            created,
+            payload,
+        )
+
+    def _save_evidence(self, file: Judged, result: FrameResult, result_id: str, created: float) -> str | None:
+        """Pictures for everything that is not OK and for a fixed share of OK frames, chosen by content."""
+        frame, score = result.frame, result.score
+        if frame is None or score is None:
+            return None
+        share = zlib.crc32(result.image.sha256.encode()) / 2**32
+        if result.judgement.evaluation == "OK" and share >= self._evidence.keep_ok_ratio:
+            return None
+        calibration = file.route.inspector.calibration
+        threshold = calibration.pixel_threshold(result.identity.view) if calibration else None
+        pictures = evidence.pictures(frame, score, result.judgement, threshold)
+        try:
+            return evidence.save(self._evidence.root, result_id, created, pictures)
+        except CannotWriteError as error:
+            self._meter.evidence_skipped()
+            self._log.error("evidence.skipped", result_id=result_id, error=error.message, hint=error.hint)
+            return None
+
+    def _add_to_part(self, recipe: str, verdict: Verdict) -> Verdict | None:
+        """Enter a frame into its part; the part's verdict if that completed it."""
+        rule, who = self._parts.get(recipe), verdict.identity
+        if rule is None or not rule.views or who.part is None or who.view is None:
+            return None
+        key = PartKey(recipe, who.batch or "", who.part)
+        row = self._store.part(key)
+        results = self._views(key)
+        if row is not None and starts_new_round(row.closed, row.is_partial, who.view, results):
+            self._store.clear_part_views(key)
+            results = {}
+        score = verdict.payload["score"]
+        results[who.view] = ViewResult(who.view, verdict.result_id, verdict.evaluation, score)
+        self._store.save_part_view(key, who.view, verdict.result_id, verdict.evaluation, score)
+        complete = is_complete(rule.views, results)
+        self._store.save_part(PartRow(key, verdict.created_unix_s, complete, False))
+        return self._close_part(key, rule, results) if complete else None
+
+    def _expire(self) -> bool:
+        """Close the parts whose missing views did not come in time."""
+        overdue = [
+            (row, rule)
+            for recipe, rule in self._parts.items()
+            if rule.views
+            for row in self._store.open_parts(recipe, self._unix_clock() - rule.timeout_s)
+        ]
+        if not overdue:
+            return False
+        closed = []
+        with self._store.transaction():
+            for row, rule in overdue:
+                self._store.save_part(PartRow(row.key, row.updated_unix_s, True, True))
+                closed.append(self._close_part(row.key, rule, self._views(row.key)))
+        for verdict in closed:
+            self._meter.part_recorded(verdict)
+        return True
+
+    def _close_part(self, key: PartKey, rule: PartRule, results: Mapping[str, ViewResult]) -> Verdict:
+        created = self._unix_clock()
+        result_id = str(ULID.from_timestamp(created))
+        judgement = judge_part(rule.views, results)
+        identity = Identity(part=key.part, batch=key.batch or None)
+        payload = part_payload(
+            result_id=result_id,
+            created_unix_s=created,
+            station=self._station,
+            recipe=key.recipe,
+            identity=identity,
+            evaluation=judgement.evaluation,
+            reasons=judgement.reasons,
+            views=[results[view] for view in sorted(results)],
+            missing_views=judgement.missing,
+            is_partial=judgement.is_partial,
+        )
+        verdict = Verdict(result_id, "part", key.recipe, judgement.evaluation, identity, created, payload)
+        self._store.add_verdict(verdict)
+        return verdict
+
+    def _views(self, key: PartKey) -> dict[str, ViewResult]:
+        return {row[0]: ViewResult(*row) for row in self._store.part_views(key)}
+
+    def _report(self, file: Judged, result: FrameResult, verdict: Verdict, record_s: float) -> None:
+        self._meter.recorded(
+            file.candidate.source, verdict, {**verdict.payload["processingTimes"], "record_s": record_s}
+        )
+        if result.frame is None:
+            (reason,) = result.judgement.reasons
+            self._meter.rejected(file.candidate.source, reason)
+            self._log.warning(
+                "frame.rejected", source=file.candidate.source, path=file.candidate.path, reason=reason,
+                why=result.detail, result_id=verdict.result_id,
+            )  # fmt: skip
+        else:
+            self._log.info(
+                "frame.judged", source=file.candidate.source, path=file.candidate.path,
+                evaluation=verdict.evaluation, score=verdict.payload["score"], result_id=verdict.result_id,
+            )  # fmt: skip

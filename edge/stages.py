@@ -1,0 +1,298 @@
+"""The daemon's stages after intake: decode → inspect → record. Each has a synchronous `step()`; the daemon's
+loops only call it. Buffers between them are bounded by pixels, so a backlog costs no memory."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from edge.buffer import Buffer
+from edge.decode import Limits
+from edge.errors import DataError, EdgeError, IncompleteError
+from edge.intake.backlog import Backlog
+from edge.intake.naming import Naming
+from edge.pipeline import Inspection, Inspector, PrepareJob
+from edge.types import Candidate, Frame, Identity, ImageInfo, Judgement, Score
+
+MOST_PIXELS_WAITING = 64e6  # in each buffer: 256 MB of float32
+DECODE_TRIES = 2  # of a file on which the decoder crashed or hung
+WAIT_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What happens to the frames of one source."""
+
+    source: str
+    recipe: str
+    naming: Naming
+    inspector: Inspector
+    limits: Limits
+    incomplete_after_s: float
+    value_range: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A file that was decoded, or will not be: frames or the reason why there are none."""
+
+    candidate: Candidate
+    frames: tuple[Frame, ...]
+    times_s: Mapping[str, float]
+    error: DataError | None = None
+
+    @property
+    def pixels(self) -> int:
+        return sum(frame.plane.size for frame in self.frames)
+
+
+@dataclass(frozen=True, slots=True)
+class FrameResult:
+    """A judged frame; `frame` and `score` are None where it could not be decoded or scored."""
+
+    image: ImageInfo
+    identity: Identity
+    judgement: Judgement
+    frame: Frame | None = None
+    score: Score | None = None
+    times_s: Mapping[str, float] = field(default_factory=dict)
+    detail: str = ""  # for the log: what exactly was wrong
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A file with a result for each of its pages."""
+
+    candidate: Candidate
+    route: Route
+    results: tuple[FrameResult, ...]
+
+    @property
+    def pixels(self) -> int:
+        return sum(result.frame.plane.size for result in self.results if result.frame is not None)
+
+
+class Returns(Protocol):
+    """Where files go that are not ready or gone: back to their source."""
+
+    def postpone(self, candidate: Candidate) -> None: ...
+
+    def forget(self, candidate: Candidate) -> None: ...
+
+
+class Workers(Protocol):
+    """Where files are decoded."""
+
+    workers: int
+
+    def submit(self, job: PrepareJob) -> Future[list[Frame]]: ...
+
+
+class StageMeter(Protocol):
+    """What the stages report."""
+
+    def rejected(self, source: str, reason: str) -> None: ...
+
+
+class DecodeStage:
+    """Takes files from the backlog to the workers, and sorts what comes back."""
+
+    def __init__(
+        self,
+        routes: Mapping[str, Route],
+        backlog: Backlog,
+        workers: Workers,
+        returns: Mapping[str, Returns],
+        prepared: Buffer[Prepared],
+        *,
+        stuck_s: float,
+        meter: StageMeter,
+        log: Any,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._stuck_s = stuck_s
+        self._routes, self._backlog, self._workers, self._returns = routes, backlog, workers, returns
+        self._prepared, self._meter, self._log, self._clock = prepared, meter, log, clock
+        self._finished: queue.SimpleQueue[tuple[Candidate, float, Future[list[Frame]]]] = queue.SimpleQueue()
+        self._tries: Counter[tuple[str, str]] = Counter()  # (source, path)
+        self.in_flight = 0
+        self._progress_s = clock()  # when a file last came back, or none was out
+
+    def is_stuck(self) -> bool:
+        """Whether files are out and none has come back for longer than their time limit explains."""
+        if not self.in_flight:
+            self._progress_s = self._clock()
+        return self._clock() - self._progress_s > self._stuck_s
+
+    def step(self, wait_s: float = WAIT_S, *, taking: bool = True) -> bool:
+        """Submit what fits, wait a little for one file to finish, pass it on; says whether anything moved.
+
+        With `taking=False` nothing new is submitted: the daemon is draining.
+        """
+        submitted = taking and self._submit()
+        try:
+            candidate, queue_s, future = self._finished.get(timeout=wait_s if self.in_flight else 0.02)
+        except queue.Empty:
+            return submitted
+        self.in_flight -= 1
+        self._progress_s = self._clock()
+        self._sort(candidate, queue_s, future)
+        return True
+
+    def _submit(self) -> bool:
+        moved = False
+        # one job more than there are workers, so that none waits for this loop
+        while self.in_flight <= self._workers.workers and self._prepared.has_room():
+            candidate = self._backlog.take()
+            if candidate is None:
+                break
+            self._start(candidate)
+            moved = True
+        return moved
+
+    def _start(self, candidate: Candidate) -> None:
+        route = self._routes[candidate.source]
+        queue_s = self._clock() - candidate.settled_s
+        job = PrepareJob(
+            file=candidate.file,
+            path=candidate.path,
+            stamp=candidate.stamp,
+            spec=route.inspector.bundle.manifest.preprocess,
+            limits=route.limits,
+            value_range=route.value_range,
+        )
+        self.in_flight += 1
+        self._tries[candidate.source, candidate.path] += 1
+        future = self._workers.submit(job)
+        future.add_done_callback(lambda done: self._finished.put((candidate, queue_s, done)))
+
+    def _sort(self, candidate: Candidate, queue_s: float, future: Future[list[Frame]]) -> None:
+        times = {"settle_s": candidate.settled_s - candidate.first_seen_s, "queue_s": queue_s}
+        if future.cancelled():
+            self._returns[candidate.source].postpone(candidate)
+            return
+        error = future.exception()
+        if error is None:
+            del self._tries[candidate.source, candidate.path]
+            self._pass(Prepared(candidate, tuple(future.result()), times))
+        elif self._may_yet_work(candidate, error):
+            pass
+        else:
+            del self._tries[candidate.source, candidate.path]
+            if not isinstance(error, DataError):
+                error = DataError(f"{type(error).__name__}: {error}")
+            self._pass(Prepared(candidate, (), times, error))
+
+    def _may_yet_work(self, candidate: Candidate, error: BaseException) -> bool:
+        """Whether the file was given another chance (or is gone)."""
+        if not (isinstance(error, EdgeError) and error.retryable):
+            return False
+        source = self._returns[candidate.source]
+        if error.reason == "vanished":
+            self._meter.rejected(candidate.source, error.reason)
+            self._log.warning("frame.vanished", source=candidate.source, path=candidate.path)
+            del self._tries[candidate.source, candidate.path]
+            source.forget(candidate)
+            return True
+        if isinstance(error, IncompleteError) or error.reason == "permission_denied":
+            age_s = self._clock() - candidate.unchanged_since_s
+            if age_s < self._routes[candidate.source].incomplete_after_s:
+                del self._tries[candidate.source, candidate.path]
+                source.postpone(candidate)
+                return True
+            return False
+        if self._tries[candidate.source, candidate.path] < DECODE_TRIES:
+            self._log.warning("frame.retried", source=candidate.source, path=candidate.path, why=str(error))
+            self._start(candidate)
+            return True
+        return False
+
+    def _pass(self, prepared: Prepared) -> None:
+        self._prepared.put(prepared, max(1, prepared.pixels))
+
+
+class InspectStage:
+    """Names frames and judges them, several at a time; a frame that cannot be judged gets its reason."""
+
+    def __init__(
+        self,
+        routes: Mapping[str, Route],
+        prepared: Buffer[Prepared],
+        judged: Buffer[Judged],
+        *,
+        batch_frames: int,
+        log: Any,
+    ) -> None:
+        self._routes, self._prepared, self._judged = routes, prepared, judged
+        self._batch_frames, self._log = batch_frames, log
+
+    def step(self, wait_s: float = WAIT_S) -> bool:
+        """Take some prepared files, judge them, pass them on; says whether there were any."""
+        files = self._prepared.take(self._batch_frames, MOST_PIXELS_WAITING / 2, wait_s)
+        for source in dict.fromkeys(file.candidate.source for file in files):
+            route = self._routes[source]
+            for judged in self._inspect(route, [f for f in files if f.candidate.source == source]):
+                self._judged.put(judged, max(1, judged.pixels))
+        return bool(files)
+
+    def _inspect(self, route: Route, files: Sequence[Prepared]) -> list[Judged]:
+        named = [self._name(route, file) for file in files]
+        frames = [frame for _, frames, _ in named for frame in frames]
+        inspections = iter(self._judge(route, frames))
+        judged = []
+        for file, kept, failures in named:
+            results = [*failures, *(self._result(file, next(inspections)) for _ in kept)]
+            judged.append(Judged(file.candidate, route, tuple(results)))
+        return judged
+
+    def _name(self, route: Route, file: Prepared) -> tuple[Prepared, list[Frame], list[FrameResult]]:
+        """The file's frames with their identities, and results for those that cannot go on."""
+        path = file.candidate.path
+        if file.error is not None:
+            return file, [], [_failed(ImageInfo(path, ""), _try_name(route, path), file, file.error)]
+        kept, failures = [], []
+        for frame in file.frames:
+            try:
+                identity = route.naming(path, frame.tags, frame.image.page, frame.image.pages)
+            except DataError as error:
+                failures.append(_failed(frame.image, Identity(), file, error))
+            else:
+                kept.append(Frame(frame.image, frame.plane, identity, frame.tags, frame.times_s))
+        return file, kept, failures
+
+    def _judge(self, route: Route, frames: Sequence[Frame]) -> list[Inspection | tuple[Frame, EdgeError]]:
+        """Judge all together; if the engine fails, one by one, so that one frame cannot spoil the others."""
+        try:
+            return list(route.inspector.inspect(frames))
+        except (RuntimeError, ValueError, MemoryError) as error:  # what engines and numpy raise
+            self._log.error("inference.failed", recipe=route.recipe, frames=len(frames), error=str(error))
+            if len(frames) == 1:
+                return [(frames[0], DataError(f"inference failed: {error}", reason="inference_failed"))]
+        return [result for frame in frames for result in self._judge(route, [frame])]
+
+    @staticmethod
+    def _result(file: Prepared, outcome: Inspection | tuple[Frame, EdgeError]) -> FrameResult:
+        if isinstance(outcome, tuple):
+            frame, error = outcome
+            return _failed(frame.image, frame.identity, file, error)
+        frame = outcome.frame
+        times = {**file.times_s, **frame.times_s, "infer_s": outcome.infer_s, "judge_s": outcome.judge_s}
+        return FrameResult(frame.image, frame.identity, outcome.judgement, frame, outcome.score, times)
+
+
+def _failed(image: ImageInfo, identity: Identity, file: Prepared, error: EdgeError) -> FrameResult:
+    judgement = Judgement("NotDecidable", (error.reason,))
+    return FrameResult(image, identity, judgement, times_s=file.times_s, detail=str(error))
+
+
+def _try_name(route: Route, path: str) -> Identity:
+    """What the path alone says of an unreadable file; nothing where naming needs its tags."""
+    try:
+        return route.naming(path, {}, 0, 1)
+    except DataError:
+        return Identity()

@@ -1,0 +1,78 @@
+"""`edge status`: asks the daemon over HTTP, and shows it."""
+
+from __future__ import annotations
+
+import http.client
+import json as jsonlib
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from edge import config as configuration
+from edge.errors import UnavailableError
+
+TIMEOUT_S = 5.0
+EXIT_NOT_READY = 1
+
+
+def run_status(*, config: Path | None, json: bool) -> int:
+    """Print the daemon's status; 0 if it is ready, else 1.
+
+    Raises:
+        UnavailableError: no daemon answers.
+    """
+    settings = configuration.load(configuration.find(config))
+    status = fetch_status(*settings.http.address)
+    if json:
+        print(jsonlib.dumps(status))
+    else:
+        show(status, Console())
+    return 0 if status["ready"] else EXIT_NOT_READY
+
+
+def fetch_status(host: str, port: int) -> dict[str, Any]:
+    """GET /api/v1/status."""
+    connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
+    try:
+        connection.request("GET", "/api/v1/status")
+        answer = connection.getresponse()
+        body = answer.read()
+        if answer.status != http.client.OK:
+            raise OSError(f"HTTP {answer.status}")
+        status: dict[str, Any] = jsonlib.loads(body)
+        return status
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise UnavailableError(
+            f"no edge daemon answers on http://{host}:{port}: {error}",
+            hint="start it (edge run, or systemctl start edge), or mend [http] listen in config.toml",
+        ) from None
+    finally:
+        connection.close()
+
+
+def show(status: dict[str, Any], console: Console) -> None:
+    """The status for a person."""
+    ready = "[green]ready[/]" if status["ready"] else "[red]not ready[/]"
+    console.print(
+        f"edge {status['version']} · station {status['station']} · {ready} · up {status['uptime_s']:.0f} s"
+    )
+    for name, why in status["notReady"].items():
+        console.print(f"  [red]{name}[/]: {why}")
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("recipe", "bundle", "runtime", "views"):
+        table.add_column(column)
+    for name, recipe in status["recipes"].items():
+        digest = f"{recipe['bundle']} {recipe['bundleSha256'][:12]}"
+        table.add_row(name, digest, f"{recipe['runtime']} {recipe['precision']}", " ".join(recipe["views"]))
+    console.print(table)
+    for kind, counts in status["verdicts"].items():
+        console.print(
+            f"{kind}s: " + (", ".join(f"{n} {name}" for name, n in sorted(counts.items())) or "none")
+        )
+    for name, source in status["backlog"].items():
+        console.print(f"source {name}: {source['unavailable'] or str(source['waiting']) + ' waiting'}")
+    for name, sink in status["outbox"].items():
+        state = "connected" if sink["connected"] else f"[red]not connected[/] {sink['lastError'] or ''}"
+        console.print(f"sink {name}: {state}, {sink['depth']} to deliver")

@@ -1,0 +1,51 @@
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from edge.errors import CannotWriteError
+from edge.record import evidence
+from edge.types import Defect
+
+DAY_S = 86400.0
+
+
+def test_the_overlay_is_coloured_where_the_map_is_high_and_grey_elsewhere() -> None:
+    plane = np.full((60, 80), 0.5, np.float32)
+    values = np.zeros_like(plane)
+    values[20:30, 30:40] = 1.0
+    picture = evidence.overlay(
+        plane, values, 0.5, [Defect("anomaly", 100, 0.02, (60, 40, 20, 20), 2.0)], (2, 2)
+    )
+    assert np.ptp(picture[5, 5]) == 0
+    assert np.ptp(picture[25, 35].astype(int)) > 30
+    assert tuple(picture[18, 35]) == (60, 60, 255)  # the box, two pixels outside the region
+
+
+def test_pictures_are_saved_by_day_and_result_and_read_back(tmp_path: Path) -> None:
+    where = evidence.save(tmp_path, "01ABC", 0.0, {"overlay.jpg": np.zeros((10, 20, 3), np.uint8)})
+    assert where == "1970-01-01/01ABC"
+    assert cv2.imread(str(tmp_path / where / "overlay.jpg")).shape == (10, 20, 3)
+
+
+def test_huge_pictures_are_reduced(tmp_path: Path) -> None:
+    where = evidence.save(tmp_path, "x", 0.0, {"heatmap.png": np.zeros((100, 8192), np.uint8)})
+    assert cv2.imread(str(tmp_path / where / "heatmap.png"), 0).shape == (50, 4096)
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "1970-01-01").write_bytes(b"in the way")
+    with pytest.raises(CannotWriteError, match="evidence"):
+        evidence.save(tmp_path, "x", 0.0, {})
+
+
+def test_pruning_goes_by_age_then_by_size_oldest_first(tmp_path: Path) -> None:
+    picture = {"heatmap.png": np.random.default_rng(0).integers(0, 255, (50, 50), np.uint8)}
+    for day in range(5):
+        evidence.save(tmp_path, f"id{day}", day * DAY_S, picture)
+    size = (tmp_path / "1970-01-01" / "id0" / "heatmap.png").stat().st_size
+    assert evidence.prune(tmp_path, max_age_days=3, max_bytes=10**9, now_unix_s=4 * DAY_S) == 1
+    assert not (tmp_path / "1970-01-01").exists()
+    assert evidence.prune(tmp_path, max_age_days=99, max_bytes=2 * size, now_unix_s=4 * DAY_S) == 2
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["1970-01-04", "1970-01-05"]

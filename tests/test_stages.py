@@ -1,0 +1,267 @@
+"""Decode, inspect and record, stepped by hand: no threads, no sleeping."""
+
+from concurrent.futures import Future
+from pathlib import Path
+
+import numpy as np
+import pytest
+import structlog
+
+from edge.buffer import Buffer
+from edge.decode import Limits
+from edge.errors import CannotWriteError, DataError, EdgeError, IncompleteError
+from edge.intake.backlog import Backlog
+from edge.intake.naming import compile_naming
+from edge.pipeline import Inspector, PrepareJob, prepare_file
+from edge.record.store import Store
+from edge.recording import EvidenceRule, PartRule, RecordStage
+from edge.stages import DecodeStage, InspectStage, Route
+from edge.testing import FakeClock, FakeRuntime, fake_bundle, fake_calibration, write_frame
+from edge.types import Candidate, FileStamp, Frame, Verdict
+
+
+class InPlace:
+    """Workers that decode at once, in this process; `faults` are raised instead, one a job."""
+
+    workers = 1
+
+    def __init__(self) -> None:
+        self.faults: list[EdgeError] = []
+        self.jobs = 0
+
+    def submit(self, job: PrepareJob) -> Future[list[Frame]]:
+        self.jobs += 1
+        future: Future[list[Frame]] = Future()
+        try:
+            if self.faults:
+                raise self.faults.pop(0)
+            future.set_result(prepare_file(job))
+        except EdgeError as error:
+            future.set_exception(error)
+        return future
+
+
+class Meter:
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+        self.frames: list[Verdict] = []
+        self.parts: list[Verdict] = []
+        self.skipped = 0
+
+    def rejected(self, source: str, reason: str) -> None:
+        self.reasons.append(reason)
+
+    def recorded(self, source: str, verdict: Verdict, times_s: dict[str, float]) -> None:
+        self.frames.append(verdict)
+
+    def part_recorded(self, verdict: Verdict) -> None:
+        self.parts.append(verdict)
+
+    def evidence_skipped(self) -> None:
+        self.skipped += 1
+
+
+class Returned:
+    def __init__(self) -> None:
+        self.postponed: list[str] = []
+        self.forgotten: list[str] = []
+
+    def postpone(self, candidate: Candidate) -> None:
+        self.postponed.append(candidate.path)
+
+    def forget(self, candidate: Candidate) -> None:
+        self.forgotten.append(candidate.path)
+
+
+class Rig:
+    """A line without its loops."""
+
+    def __init__(self, folder: Path, runtime: FakeRuntime | None = None) -> None:
+        self.folder, self.clock, self.meter, self.returned = folder, FakeClock(), Meter(), Returned()
+        bundle = fake_bundle(folder / "bundle")
+        inspector = Inspector(bundle, runtime or FakeRuntime(), fake_calibration(bundle, ["1", "2"]))
+        route = Route("s", "r", compile_naming("{part}_{view}"), inspector, Limits(10**6, 4), 10.0)
+        log = structlog.get_logger()
+        self.backlog, self.workers = Backlog({"s": "oldest"}), InPlace()
+        prepared, judged = Buffer(1e9), Buffer(1e9)
+        self.store = Store(folder / "edge.sqlite3", ["mqtt"])
+        self.decode = DecodeStage(
+            {"s": route}, self.backlog, self.workers, {"s": self.returned}, prepared,
+            stuck_s=60, meter=self.meter, log=log, clock=self.clock,
+        )  # fmt: skip
+        self.inspect = InspectStage({"s": route}, prepared, judged, batch_frames=8, log=log)
+        self.record = RecordStage(
+            judged, self.store, station="t", parts={"r": PartRule(("1", "2"), 30.0)},
+            evidence_rule=EvidenceRule(folder / "evidence", 0.0), meter=self.meter,
+            wake_delivery=lambda: None, log=log, clock=self.clock, unix_clock=self.clock,
+        )  # fmt: skip
+
+    def add(self, name: str, *, defect: bool = False, cut: int = 0, since_s: float | None = None) -> Path:
+        file = write_frame(self.folder / "in" / name, defect=defect)
+        if cut:
+            file.write_bytes(file.read_bytes()[:-cut])
+        info = file.stat()
+        now = self.clock()
+        stamp = FileStamp(info.st_size, info.st_mtime_ns)
+        since = now if since_s is None else since_s
+        self.backlog.add([Candidate("s", name, file, stamp, now, since, now)])
+        return file
+
+    def run(self) -> list[dict]:
+        while self.decode.step(0.0):
+            pass
+        while self.inspect.step(0.0):
+            pass
+        self.record.step(0.0)
+        return self.store.latest(100)[::-1]
+
+
+@pytest.fixture
+def rig(tmp_path: Path):
+    rig = Rig(tmp_path)
+    yield rig
+    rig.store.close()
+
+
+def test_frames_become_verdicts_and_a_complete_part_its_own(rig: Rig) -> None:
+    rig.add("P1_1.png")
+    rig.add("P1_2.png", defect=True)
+    verdicts = rig.run()
+    assert [(v["resultType"], v["resultEvaluation"]) for v in verdicts] == [
+        ("frame", "OK"), ("frame", "NotOK"), ("part", "NotOK"),
+    ]  # fmt: skip
+    frame, part = verdicts[1], verdicts[2]
+    assert (frame["partId"], frame["view"]) == ("P1", "2")
+    assert part["views"][1]["resultId"] == frame["resultId"]
+    assert (rig.folder / "evidence" / frame["evidence"] / "overlay.jpg").is_file()
+    assert rig.store.depth("mqtt") == 3
+
+
+def test_a_part_whose_views_do_not_come_is_partial_and_a_late_view_completes_it(rig: Rig) -> None:
+    rig.add("P1_1.png")
+    rig.run()
+    rig.clock.advance(31)
+    rig.record.step(0.0)
+    (part,) = rig.meter.parts
+    assert (part.evaluation, part.payload["isPartial"]) == ("NotDecidable", True)
+    assert part.payload["missingViews"] == ["2"]
+    rig.add("P1_2.png")
+    rig.run()
+    assert rig.meter.parts[-1].evaluation == "OK"
+    rig.clock.advance(31)
+    rig.record.step(0.0)
+    assert len(rig.meter.parts) == 2
+
+
+def test_a_truncated_frame_is_tried_again_and_in_the_end_recorded(rig: Rig) -> None:
+    rig.add("P1_1.png", cut=30)
+    assert rig.run() == []
+    assert rig.returned.postponed == ["P1_1.png"]
+    rig.add("P1_1.png", cut=30, since_s=rig.clock() - 10.0)
+    (verdict,) = rig.run()
+    assert (verdict["resultEvaluation"], verdict["reasons"]) == ("NotDecidable", ["truncated"])
+    assert verdict["score"] is None
+    assert rig.meter.reasons == ["truncated"]
+
+
+def test_a_name_that_does_not_match_is_reported_not_dropped(rig: Rig) -> None:
+    rig.add("unnamed.png")
+    (verdict,) = rig.run()
+    assert verdict["reasons"] == ["name_unmatched"]
+    assert verdict["image"]["sha256"]
+
+
+def test_an_unknown_view_is_not_decidable(rig: Rig) -> None:
+    rig.add("P1_9.png")
+    (verdict,) = rig.run()
+    assert verdict["reasons"] == ["view_not_calibrated"]
+
+
+def test_a_decoder_that_crashes_gets_two_tries_and_costs_one_file(rig: Rig) -> None:
+    crash = DataError("crashed", reason="decoder_crashed", retryable=True)
+    rig.workers.faults = [crash, crash]
+    rig.add("P1_1.png")
+    rig.run()
+    rig.add("P1_2.png")
+    verdicts = rig.run()
+    assert rig.workers.jobs == 3
+    by_view = {v["view"]: v for v in verdicts if v["resultType"] == "frame"}
+    assert by_view["1"]["reasons"] == ["decoder_crashed"]
+    assert by_view["2"]["resultEvaluation"] == "OK"
+
+
+def test_a_vanished_file_is_counted_and_forgotten(rig: Rig) -> None:
+    rig.add("P1_1.png").unlink()
+    assert rig.run() == []
+    assert rig.returned.forgotten == ["P1_1.png"]
+    assert rig.meter.reasons == ["vanished"]
+
+
+def test_a_file_that_changed_after_it_settled_goes_back(rig: Rig) -> None:
+    rig.add("P1_1.png").write_bytes(b"more is being written")
+    assert rig.run() == []
+    assert rig.returned.postponed == ["P1_1.png"]
+
+
+def test_an_engine_that_fails_on_one_frame_spares_the_others(tmp_path: Path) -> None:
+    def answer(tiles: np.ndarray) -> np.ndarray:
+        if tiles.max() > 0.9:
+            raise RuntimeError("device lost")
+        return np.full_like(tiles, 0.5)
+
+    rig = Rig(tmp_path, FakeRuntime(answer))
+    rig.add("P1_1.png")
+    rig.add("P1_2.png", defect=True)
+    frames = {v["view"]: v for v in rig.run() if v["resultType"] == "frame"}
+    assert frames["1"]["resultEvaluation"] == "OK"
+    assert frames["2"]["reasons"] == ["inference_failed"]
+    rig.store.close()
+
+
+def test_touching_a_file_gives_no_second_verdict_and_new_content_does(rig: Rig) -> None:
+    file = rig.add("P1_1.png")
+    rig.run()
+    rig.add("P1_1.png")  # same bytes, new mtime
+    assert len(rig.run()) == 1
+    info = file.stat()
+    assert rig.store.is_recorded("s", "P1_1.png", FileStamp(info.st_size, info.st_mtime_ns))
+    rig.add("P1_1.png", defect=True)
+    assert len(rig.run()) == 2
+
+
+def test_a_disk_that_refuses_holds_the_verdicts_with_their_ids(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.add("P1_1.png")
+    refused: list[str] = []
+
+    def full(verdict: Verdict, source: str | None = None) -> None:
+        refused.append(verdict.result_id)
+        raise CannotWriteError("database or disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rig.store, "add_verdict", full)
+        with pytest.raises(CannotWriteError):
+            rig.run()
+    assert rig.record.holding == 1
+    rig.record.step(0.0)
+    (verdict,) = rig.store.latest(5)
+    assert verdict["resultId"] == refused[0]
+
+
+def test_evidence_that_cannot_be_written_does_not_hold_the_verdict(rig: Rig) -> None:
+    (rig.folder / "evidence").write_bytes(b"in the way")
+    rig.add("P1_1.png", defect=True)
+    (verdict,) = rig.run()
+    assert verdict["evidence"] is None
+    assert rig.meter.skipped == 1
+
+
+def test_waiting_for_a_postponed_file_does_not_use_up_its_tries(rig: Rig) -> None:
+    incomplete = IncompleteError("not yet")
+    crash = DataError("crashed", reason="decoder_crashed", retryable=True)
+    rig.workers.faults = [incomplete, incomplete, crash]
+    for _ in range(3):
+        rig.add("P1_1.png")
+        verdicts = rig.run()
+    assert verdicts[0]["resultEvaluation"] == "OK"
