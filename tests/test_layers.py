@@ -17,7 +17,7 @@ HEAVY = {
     "torch": {"learn", "infer/torch_cuda.py"},
     "tensorrt": {"infer/tensorrt.py", "infer/compile.py"},
     "openvino": {"infer/openvino.py", "learn"},
-    "paho": {"publish", "simulate"},
+    "paho": {"publish", "simulate", "demo.py"},
 }
 
 

@@ -1,0 +1,10 @@
+"""Bytes of one file → pictures: the format's own end is checked, then the header's budget, then pixels.
+
+What arrives here is untrusted: whatever is wrong with it comes out as an EdgeError, never as another
+exception. It is meant to run in worker processes (see workers.py), which add limits of time and memory.
+"""
+
+from edge.decode.decoder import Decoder, Limits, decode
+from edge.decode.reading import read_stable
+
+__all__ = ["Decoder", "Limits", "decode", "read_stable"]

@@ -1,0 +1,92 @@
+"""PNG: chunks are walked to IEND with their CRCs, then libpng (through imagecodecs) decodes.
+
+imagecodecs rather than OpenCV: as fast (0.12 s for 4248×2832 at 16 bits), it refuses pixel data that ends
+early with an exception instead of a line on stderr, and channels are RGB. Alpha and transparent colours are
+dropped: an inspector looks at what the scanner stored, not at a composition. sBIT is ignored: stored samples
+span the full depth whatever it says. Grey of 1, 2 and 4 bits keeps its stored values (0..1, 0..3, 0..15);
+palettes become 8-bit RGB.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass
+
+import imagecodecs
+import numpy as np
+
+from edge.decode.decoder import Size
+from edge.errors import DataError, IncompleteError
+from edge.types import Picture
+
+_SIGNATURE_BYTES = 8
+_HEADER = struct.Struct(">I4sIIBBBBB")  # length and type of IHDR, then its fields
+_CHUNK = struct.Struct(">I4s")
+_GREY, _PALETTE = 0, 3  # colour types; 4 is grey with alpha
+_GREY_TYPES = (0, 4)
+
+
+@dataclass(frozen=True, slots=True)
+class PngDecoder:
+    """A PNG file; see edge.decode.decoder.Decoder."""
+
+    data: bytes
+
+    @property
+    def size(self) -> Size:
+        width, height, _, _ = _header(self.data)
+        return Size(f"{width}×{height}", width * height)
+
+    def check_complete(self) -> None:
+        """Walk the chunks to IEND (PNG, 3rd edition, section 5.3)."""
+        view = memoryview(self.data)
+        position, kind = _SIGNATURE_BYTES, b""
+        while kind != b"IEND":
+            if position + 12 > len(view):
+                raise _cut(self.data, f"no IEND chunk; the last one was {kind.decode('ascii', 'replace')}")
+            length, kind = _CHUNK.unpack_from(view, position)
+            end = position + 12 + length
+            if not kind.isalpha():
+                raise _damaged(self.data, f"no chunk at byte {position}")
+            if end > len(view):
+                raise _cut(
+                    self.data, f"chunk {kind.decode()} at byte {position} wants {end - len(view)} more"
+                )
+            stored = int.from_bytes(view[end - 4 : end], "big")
+            if zlib.crc32(view[position + 4 : end - 4]) != stored:
+                raise _damaged(self.data, f"wrong checksum in chunk {kind.decode()} at byte {position}")
+            position = end
+
+    def pictures(self) -> list[Picture]:
+        _, _, depth, colour = _header(self.data)
+        pixels = imagecodecs.png_decode(self.data)
+        if pixels.ndim == 3:  # drop alpha, which comes last
+            pixels = pixels[..., 0] if colour in _GREY_TYPES else pixels[..., :3]
+        if colour == _PALETTE:
+            depth = 8
+        if depth < 8:
+            pixels = pixels // (255 // (2**depth - 1))  # libpng spreads them over 0..255
+        return [Picture(np.ascontiguousarray(pixels), bits=depth, low=0, high=2**depth - 1)]
+
+
+def _header(data: bytes) -> tuple[int, int, int, int]:
+    """(width, height, bit depth, colour type) of IHDR, which must come first."""
+    if len(data) < _SIGNATURE_BYTES + _HEADER.size:
+        raise _cut(data, "the header is not all there")
+    _, kind, width, height, depth, colour, *_ = _HEADER.unpack_from(data, _SIGNATURE_BYTES)
+    if kind != b"IHDR" or not width or not height:
+        raise _damaged(data, "no valid IHDR chunk")
+    return width, height, depth, colour
+
+
+def _cut(data: bytes, what: str) -> IncompleteError:
+    return IncompleteError(
+        f"PNG cut off after {len(data)} bytes: {what}", hint="wait for the rest of the file"
+    )
+
+
+def _damaged(data: bytes, what: str) -> DataError:
+    if data.endswith(bytes(16)):  # a copy that reserved the space first and has not filled it
+        return _cut(data, f"{what}, and only zeros at the end")
+    return DataError(f"PNG damaged: {what}", hint="copy the file again from the scanner", reason="corrupt")

@@ -1,0 +1,107 @@
+"""Reading a file that a scanner may still be writing: all of one version of it, or an error."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+from edge.errors import DataError, IncompleteError
+from edge.types import FileStamp
+
+
+def read_stable(file: Path, stamp: FileStamp | None) -> bytes:
+    """The bytes of a file that did not change while it was read.
+
+    `stamp` is what the file looked like when it was found complete; None accepts any version of it.
+
+    Raises:
+        IncompleteError: "changed_while_reading" when the stamp differs before, during or after the read;
+            "empty" for 0 bytes. Both are worth another try.
+        DataError: "vanished", "permission_denied", "unreadable" (worth another try); "not_a_file".
+    """
+    try:
+        # O_NONBLOCK: opening a FIFO that nobody writes to must not hang; it does nothing to regular files
+        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise DataError(
+            f"{file}: no longer there",
+            hint="something moved or deleted it before it was read",
+            reason="vanished",
+            retryable=True,
+        ) from None
+    except PermissionError:
+        raise _denied(file) from None
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket
+            raise _not_a_file(file) from None
+        raise _failed(file, error) from error
+    try:
+        return _read_whole(file, descriptor, stamp)
+    finally:
+        os.close(descriptor)
+
+
+def _read_whole(file: Path, descriptor: int, expected: FileStamp | None) -> bytes:
+    try:
+        before = os.fstat(descriptor)
+        if not stat.S_ISREG(before.st_mode):
+            raise _not_a_file(file)
+        if expected is not None and _stamp(before) != expected:
+            raise _changed(file)
+        data = _read_up_to(descriptor, before.st_size + 1)  # one more, to see that nothing was appended
+        after = os.fstat(descriptor)
+    except OSError as error:
+        raise _failed(file, error) from error
+    if _stamp(after) != _stamp(before) or len(data) != before.st_size:
+        raise _changed(file)
+    if not data:
+        raise IncompleteError(f"{file}: 0 bytes", hint="the scanner has not written it yet", reason="empty")
+    return data
+
+
+def _read_up_to(descriptor: int, size_bytes: int) -> bytes:
+    """At most `size_bytes`; less when the file ends first. One `read` stops at 2 GiB on Linux."""
+    first = os.read(descriptor, size_bytes)
+    parts = [first]
+    missing = size_bytes - len(first)
+    while parts[-1] and missing > 0:
+        parts.append(os.read(descriptor, missing))
+        missing -= len(parts[-1])
+    return first if not any(parts[1:]) else b"".join(parts)
+
+
+def _stamp(status: os.stat_result) -> FileStamp:
+    return FileStamp(size_bytes=status.st_size, mtime_ns=status.st_mtime_ns)
+
+
+def _changed(file: Path) -> IncompleteError:
+    return IncompleteError(
+        f"{file}: changed while it was being read",
+        hint="raise the source's settle_s if the scanner writes in bursts",
+        reason="changed_while_reading",
+    )
+
+
+def _not_a_file(file: Path) -> DataError:
+    return DataError(
+        f"{file}: not a regular file", hint="exclude it in the source's settings", reason="not_a_file"
+    )
+
+
+def _denied(file: Path) -> DataError:
+    return DataError(
+        f"{file}: permission denied",
+        hint="let the daemon's user read the scanner's folder and files",
+        reason="permission_denied",
+        retryable=True,
+    )
+
+
+def _failed(file: Path, error: OSError) -> DataError:
+    return DataError(
+        f"{file}: cannot be read: {error.strerror or error}",
+        hint="look at the disk or the network mount",
+        retryable=True,
+    )

@@ -1,0 +1,146 @@
+"""Worker processes for untrusted bytes: a time limit, a memory limit, and a crash that costs one frame.
+
+Planes come back through files in shared memory that the core maps and unlinks; only records are pickled.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import multiprocessing
+import os
+import resource
+import shutil
+import signal
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import numpy as np
+from pebble import ProcessExpired, ProcessPool
+
+from edge.errors import DataError, EdgeError
+from edge.types import FloatImage, Frame
+
+Job = TypeVar("Job")
+_PR_SET_PDEATHSIG = 1
+_SHARED_MEMORY = Path("/dev/shm")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Mapped:
+    """Frames whose planes lie one after the other in a file."""
+
+    frames: tuple[Frame, ...]  # without their planes
+    shapes: tuple[tuple[int, int], ...]
+    file: str
+
+
+class DecodeWorkers(Generic[Job]):
+    """Runs `task(job) -> list[Frame]` in worker processes."""
+
+    def __init__(
+        self, task: Callable[[Job], list[Frame]], *, workers: int, timeout_s: float, memory_bytes: int
+    ) -> None:
+        self.workers = workers
+        self.restarts = 0
+        self._task, self._timeout_s = task, timeout_s
+        self._folder = Path(
+            tempfile.mkdtemp(prefix="edge-", dir=_SHARED_MEMORY if _SHARED_MEMORY.is_dir() else None)
+        )
+        self._count = 0
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([task.__module__])
+        self._pool = ProcessPool(
+            max_workers=workers, context=context, initializer=_start_worker, initargs=(memory_bytes,)
+        )
+
+    def submit(self, job: Job) -> Future[list[Frame]]:
+        """The future's result is the frames; its exception is always an `EdgeError`.
+
+        A worker that crashed gives DataError "decoder_crashed" (retryable), one that took too long
+        "decoder_timeout"; both have already been replaced.
+        """
+        self._count += 1
+        file = str(self._folder / f"{self._count}")
+        outer: Future[list[Frame]] = Future()
+        inner = self._pool.schedule(_work, args=(self._task, job, file), timeout=self._timeout_s)
+        inner.add_done_callback(lambda done: self._finish(done, outer, file))
+        return outer
+
+    def close(self) -> None:
+        """Stop the workers at once and remove what they left in shared memory."""
+        self._pool.stop()  # type: ignore[no-untyped-call]  # pebble types only part of itself
+        self._pool.join()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _finish(self, inner: Future[_Mapped], outer: Future[list[Frame]], file: str) -> None:
+        if inner.cancelled():
+            outer.cancel()
+            return
+        frames, error = self._outcome(inner)
+        Path(file).unlink(missing_ok=True)  # what is mapped stays, what a crash left goes
+        if error is None:
+            outer.set_result(frames)
+        else:
+            outer.set_exception(error)
+
+    def _outcome(self, inner: Future[_Mapped]) -> tuple[list[Frame], EdgeError | None]:
+        try:
+            return _map(inner.result()), None
+        except EdgeError as error:
+            return [], error
+        except FutureTimeout:
+            self.restarts += 1
+            message = f"decoding took longer than {self._timeout_s:g} s"
+            return [], DataError(message, reason="decoder_timeout", retryable=True)
+        except ProcessExpired as error:
+            self.restarts += 1
+            message = f"the decoder crashed (exit code {error.exitcode})"
+            return [], DataError(message, reason="decoder_crashed", retryable=True)
+        except MemoryError:
+            message = "decoding needs more memory than a worker may use"
+            return [], DataError(message, hint="raise runtime.decode_memory", reason="out_of_memory")
+        except Exception as error:  # whatever a decoder raises costs one frame, never the daemon
+            return [], DataError(f"the decoder failed: {type(error).__name__}: {error}")
+
+
+def _start_worker(memory_bytes: int) -> None:
+    """Limits of a worker; it dies with its parent and leaves Ctrl-C to the core."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    libc = ctypes.CDLL(None, use_errno=True)
+    if hasattr(libc, "prctl"):
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    import cv2
+
+    cv2.setNumThreads(1)  # parallelism is the number of workers
+
+
+def _work(task: Callable[[Job], list[Frame]], job: Job, file: str) -> _Mapped:
+    frames = task(job)
+    with open(file, "wb") as stream:
+        for frame in frames:
+            stream.write(np.ascontiguousarray(frame.plane, np.float32).data)
+    empty = np.empty((0, 0), np.float32)
+    return _Mapped(
+        frames=tuple(dataclasses.replace(frame, plane=empty) for frame in frames),
+        shapes=tuple((frame.plane.shape[0], frame.plane.shape[1]) for frame in frames),
+        file=file,
+    )
+
+
+def _map(mapped: _Mapped) -> list[Frame]:
+    """Frames with their planes mapped from the file, which may then be unlinked."""
+    size = os.path.getsize(mapped.file)
+    whole: FloatImage = np.memmap(mapped.file, np.float32, mode="r", shape=(size // 4,))
+    frames, start = [], 0
+    for frame, (height, width) in zip(mapped.frames, mapped.shapes, strict=True):
+        plane = whole[start : start + height * width].reshape(height, width).view(np.ndarray)
+        frames.append(dataclasses.replace(frame, plane=plane))
+        start += height * width
+    return frames

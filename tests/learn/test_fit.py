@@ -1,0 +1,149 @@
+"""The loop: repeatable, continued as if never interrupted, and stopped when it should be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from edge.errors import DataError, TryAgainError
+from edge.learn.datasets import Windows
+from edge.learn.fit import PATIENCE, Fit, FitSpec, Progress
+from edge.learn.models.fragment_cae import FragmentCae, FragmentCaeConfig
+from edge.preprocess import TileSpec
+
+TILES = TileSpec(size_px=32, keep_px=32, step_px=16)
+SPEC = FitSpec(loss="ssim+l2", learning_rate=2e-3, minutes=1, steps=24, seed=7)
+Make = Callable[..., Fit]
+
+
+class Dropping(nn.Module):
+    """A small network with everything that must be repeatable: dropout and normalisation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = FragmentCae(FragmentCaeConfig(channels=(4, 8, 8), latent=2))
+        self.drop = nn.Dropout2d(0.2)
+
+    def forward(self, tiles: Tensor) -> Tensor:
+        answers: Tensor = self.inner(self.drop(tiles))
+        return answers
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    rng = np.random.default_rng(0)
+    planes = [rng.random((48, 64), dtype=np.float32).astype(np.float16) for _ in range(2)]
+
+    def build(spec: FitSpec = SPEC, key: str = "k", network: nn.Module | None = None) -> Fit:
+        torch.manual_seed(spec.seed)
+        train = Windows(planes, TILES, 32, 4, "flips", spec.seed)
+        held = Windows(planes, TILES, 32, 4, "none", 99)
+        return Fit(network or Dropping(), spec, train, held, checkpoint=tmp_path / "c.pt", key=key)
+
+    return build
+
+
+def weights(fit: Fit) -> list[Tensor]:
+    return [tensor.clone() for tensor in fit.network.state_dict().values()]
+
+
+def interrupted(fit: Fit, after: int) -> Fit:
+    def report(share: float, progress: Progress) -> None:
+        if progress.step == after:
+            raise KeyboardInterrupt
+
+    with pytest.raises(TryAgainError, match=f"interrupted after {after} steps"):
+        fit.run(report)
+    return fit
+
+
+def test_same_seed_gives_the_same_weights_bit_for_bit(make: Make) -> None:
+    first, second, other = make(), make(), make(replace(SPEC, seed=8))
+    for fit in (first, second, other):
+        fit.run()
+    assert all(map(torch.equal, weights(first), weights(second)))
+    assert not all(map(torch.equal, weights(first), weights(other)))
+
+
+def test_interrupted_run_continues_to_the_same_weights(make: Make) -> None:
+    whole = make()
+    whole.run()
+    interrupted(make(), after=13)
+    continued = make()
+    assert continued.resume()
+    assert continued.progress.step == 13
+    continued.run()
+    assert all(map(torch.equal, weights(whole), weights(continued)))
+    assert continued.progress.curve == whole.progress.curve
+
+
+def test_other_data_or_arguments_start_afresh(make: Make) -> None:
+    interrupted(make(), after=3)
+    assert not make(key="other").resume()
+
+
+def test_damaged_or_executable_checkpoint_is_no_checkpoint(make: Make) -> None:
+    fit = interrupted(make(), after=3)
+    assert fit.checkpoint is not None
+    fit.checkpoint.write_bytes(fit.checkpoint.read_bytes()[:-100])
+    assert not make().resume()
+    torch.save({"key": "k", "network": print}, fit.checkpoint)  # a pickled function
+    assert not make().resume()
+
+
+def test_learning_lowers_the_validation_loss_and_keeps_the_best_weights(make: Make) -> None:
+    fit = make(replace(SPEC, steps=60))
+    progress = fit.run()
+    losses = [point[2] for point in progress.curve]
+    assert min(losses) < losses[0]
+    assert progress.best_loss == min(losses)
+    assert not fit.network.training
+    assert all(map(torch.equal, weights(fit), fit.best.values()))
+
+
+def test_no_improvement_stops_it_early(make: Make) -> None:
+    fit = make(replace(SPEC, learning_rate=0.0, steps=4000), network=nn.Conv2d(1, 1, 1))
+    progress = fit.run()
+    assert progress.stopped == f"no improvement in {PATIENCE} validations"
+    assert progress.step < 4000
+
+
+def test_time_budget_is_kept(make: Make) -> None:
+    fit = make(replace(SPEC, steps=0, minutes=0.5))
+    ticks = iter(range(10_000))
+    fit.clock = lambda: float(next(ticks))  # a second passes with every look at the clock
+    progress = fit.run()
+    assert progress.stopped == "budget used"
+    assert 20 <= progress.elapsed_s <= 40
+
+
+class Exploding(nn.Module):
+    """Not a number from some call on; with `until`, only for so long."""
+
+    def __init__(self, start: int, until: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+        self.calls, self.start, self.until = 0, start, until
+
+    def forward(self, tiles: Tensor) -> Tensor:
+        self.calls += self.training
+        broken = self.training and self.start <= self.calls < self.until
+        return tiles * self.weight * (float("nan") if broken else 0.9)
+
+
+def test_loss_that_is_not_finite_goes_back_and_slows_down(make: Make) -> None:
+    progress = make(network=Exploding(5, 6)).run()
+    assert progress.restarts == 1
+    assert np.isfinite(progress.best_loss)
+
+
+def test_loss_that_stays_not_finite_is_an_error(make: Make) -> None:
+    with pytest.raises(DataError, match="not finite") as caught:
+        make(network=Exploding(5, 10_000)).run()
+    assert caught.value.reason == "learning_diverged"

@@ -1,0 +1,48 @@
+"""Networks: sizes in, sizes out, and which one is chosen."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from edge.learn.models import MODELS, choose
+from edge.learn.models.cae import Cae, CaeConfig
+from edge.learn.models.fragment_cae import FragmentCae, FragmentCaeConfig
+
+LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Dropout2d)
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_answers_have_the_tiles_own_size_and_range(name: str) -> None:
+    kind = MODELS[name]
+    network = kind.build().eval()
+    side = kind.tiles.size_px
+    with torch.no_grad():
+        answers = network(torch.rand(1, 1, side, side))
+    assert answers.shape == (1, 1, side, side)
+    assert 0 <= float(answers.min()) <= float(answers.max()) <= 1
+    assert kind.window_px <= kind.tiles.size_px
+
+
+def test_cae_has_the_thirty_one_layers_of_system_b() -> None:
+    layers = sum(isinstance(module, LAYERS) for module in Cae(CaeConfig()).modules())
+    poolings = len(CaeConfig().channels) - 1
+    assert layers + poolings == 31
+
+
+def test_latent_of_the_fragment_network_holds_less_than_its_fragment() -> None:
+    with torch.no_grad():
+        network = FragmentCae(FragmentCaeConfig()).eval()
+        latent = network.latent(network.down(torch.rand(1, 1, 64, 64)))
+    assert latent.shape == (1, FragmentCaeConfig().latent, 8, 8)
+    assert latent.numel() <= 64 * 64 / 8
+
+
+@pytest.mark.parametrize(
+    ("sizes", "name"), [([(100, 100)], "fragment-cae"), ([(700, 1024)] * 3, "cae"), ([(128, 4000)], "fragment-cae")]
+)
+def test_model_is_chosen_by_the_shorter_side_and_says_why(sizes: list[tuple[int, int]], name: str) -> None:
+    chosen, why = choose(sizes)
+    assert chosen == name
+    assert f"{min(sizes[0])} px" in why

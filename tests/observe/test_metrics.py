@@ -1,0 +1,121 @@
+"""Names and labels of the metrics are a contract: they are read as Prometheus reads them."""
+
+from __future__ import annotations
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from edge.observe.metrics import STAGES, Metrics
+
+CONTRACT = {
+    "edge_frames_total": {"source", "recipe", "evaluation"},
+    "edge_parts_total": {"recipe", "evaluation"},
+    "edge_frame_latency_seconds_bucket": {"stage", "le"},
+    "edge_score_bucket": {"recipe", "view", "le"},
+    "edge_intake_backlog": {"source"},
+    "edge_intake_rejected_total": {"source", "reason"},
+    "edge_outbox_depth": {"sink"},
+    "edge_outbox_oldest_seconds": {"sink"},
+    "edge_sink_connected": {"sink"},
+    "edge_worker_restarts_total": set(),
+    "edge_score_drift_ratio": {"recipe", "view"},
+    "edge_bundle_info": {"recipe", "sha256", "runtime", "precision"},
+    "edge_build_info": {"version"},
+    "edge_last_verdict_timestamp_seconds": {"recipe"},
+    "edge_disk_free_bytes": {"path"},
+    "edge_outbox_delivered_total": {"sink"},
+    "edge_outbox_refused_total": {"sink"},
+    "edge_evidence_skipped_total": {"reason"},
+    "edge_reloads_total": set(),
+    "edge_reload_failures_total": set(),
+    "process_resident_memory_bytes": set(),
+}
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics(CollectorRegistry())
+
+
+def exposed(metrics: Metrics) -> list[tuple[str, dict[str, str], float]]:
+    text = generate_latest(metrics.registry).decode()
+    return [
+        (sample.name, sample.labels, sample.value)
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    ]
+
+
+def use_all(metrics: Metrics) -> None:
+    metrics.frames.labels("ct", "bracket", "OK").inc()
+    metrics.parts.labels("bracket", "OK").inc()
+    metrics.frame_latency_seconds.labels("decode").observe(0.1)
+    metrics.score.labels("bracket", "07").observe(0.9)
+    metrics.score_drift_ratio.labels("bracket", "07").set(1.0)
+    metrics.last_verdict_timestamp_seconds.labels("bracket").set(1.0)
+    metrics.intake_backlog.labels("ct").set(1)
+    metrics.intake_rejected.labels("ct", "truncated").inc()
+    metrics.disk_free_bytes.labels("/var").set(1)
+    metrics.build_info.labels("0.1.0").set(1)
+    metrics.evidence_skipped.labels("disk_full").inc()
+    metrics.set_bundle("bracket", sha256="ab", runtime="openvino", precision="int8")
+    metrics.outbox_state("mqtt", depth=3, oldest_s=1.5, connected=True)
+    metrics.outbox_delivered("mqtt", 2)
+    metrics.outbox_refused("mqtt", 1)
+
+
+def test_every_metric_of_the_contract_is_exposed_with_its_labels(metrics: Metrics) -> None:
+    use_all(metrics)
+    labels = {name: set(found) for name, found, _ in exposed(metrics)}
+    assert {name: labels.get(name) for name in CONTRACT} == CONTRACT
+
+
+def test_everything_exposed_is_in_the_contract(metrics: Metrics) -> None:
+    use_all(metrics)
+    suffixes = ("_sum", "_count", "_created")
+    names = {name for name, _, _ in exposed(metrics) if not name.endswith(suffixes)}
+    assert {name for name in names if name.startswith("edge_")} <= set(CONTRACT)
+
+
+def test_outbox_values(metrics: Metrics) -> None:
+    use_all(metrics)
+    values = {name: value for name, labels, value in exposed(metrics) if labels == {"sink": "mqtt"}}
+    values = {name: value for name, value in values.items() if not name.endswith("_created")}
+    assert values == {
+        "edge_outbox_depth": 3,
+        "edge_outbox_oldest_seconds": 1.5,
+        "edge_sink_connected": 1,
+        "edge_outbox_delivered_total": 2,
+        "edge_outbox_refused_total": 1,
+    }
+
+
+def test_bundle_that_was_replaced_is_no_longer_exposed(metrics: Metrics) -> None:
+    metrics.set_bundle("bracket", sha256="old", runtime="openvino", precision="fp32")
+    metrics.set_bundle("bracket", sha256="new", runtime="openvino", precision="int8")
+    bundles = [labels["sha256"] for name, labels, _ in exposed(metrics) if name == "edge_bundle_info"]
+    assert bundles == ["new"]
+
+
+def test_latency_is_told_apart_from_5_ms_to_a_minute(metrics: Metrics) -> None:
+    for stage in STAGES:
+        metrics.frame_latency_seconds.labels(stage).observe(0.3)
+    edges = {
+        float(labels["le"])
+        for name, labels, _ in exposed(metrics)
+        if name == "edge_frame_latency_seconds_bucket"
+    }
+    assert min(edges) == 0.005
+    assert sorted(edges)[-2] == 60.0
+
+
+def test_score_has_a_bucket_edge_at_the_threshold(metrics: Metrics) -> None:
+    metrics.score.labels("r", "v").observe(1.0)
+    edges = {float(labels["le"]) for name, labels, _ in exposed(metrics) if name == "edge_score_bucket"}
+    assert 1.0 in edges
+
+
+def test_two_registries_do_not_meet() -> None:
+    Metrics(CollectorRegistry())
+    Metrics(CollectorRegistry())

@@ -1,0 +1,107 @@
+"""Good frames and a bundle → thresholds, without torch: the runtime here is a blur."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from edge.artifacts import sha256_of
+from edge.calibrate import Calibrated, calibrate_recipe, learned_id
+from edge.dataset import read_folder
+from edge.decode import Limits
+from edge.errors import DataError
+from edge.infer.bundle import Bundle, ScoreSpec, write_bundle
+from edge.intake.naming import compile_naming
+from edge.judge.calibration import TooFew, load_calibration
+from edge.preprocess import PreprocessSpec, TileSpec
+from edge.types import FloatImage
+
+TILES = TileSpec(size_px=32, keep_px=32, step_px=16)
+
+
+class Blur:
+    """A runtime whose answer is the blurred tile: the residual is the texture."""
+
+    name, precision, batch = "blur", "fp32", 4
+
+    def infer(self, batches: Iterable[FloatImage]) -> Iterator[FloatImage]:
+        for tiles in batches:
+            yield np.stack([cv2.GaussianBlur(tile[0], (0, 0), 2)[None] for tile in tiles])
+
+
+def textures(folder: Path, count: int, view: str = "1", first: int = 0) -> None:
+    folder.mkdir(exist_ok=True)
+    for k in range(first, first + count):
+        rng = np.random.default_rng((k, int(view)))
+        pixels = np.clip(rng.normal(120, 10 * int(view), (40, 56)), 0, 255).astype(np.uint8)
+        cv2.imwrite(str(folder / f"p{k}_{view}.png"), pixels)
+
+
+def bundle(folder: Path, learned_from: tuple[str, ...] = ()) -> Bundle:
+    tiles = np.zeros((1, 1, 32, 32), np.float32)
+    return write_bundle(
+        folder / "engine",
+        name="r",
+        model="blur",
+        preprocess=PreprocessSpec(tiles=TILES),
+        score=ScoreSpec(map="l2", peak_px=8),
+        output="reconstruction",
+        onnx=b"none",
+        golden=(tiles, tiles),
+        training={"learned_from": learned_from},
+    )
+
+
+def run(folder: Path, engine: Bundle, *, false_reject: float = 0.1, too_few: TooFew = "pool") -> Calibrated:
+    found = read_folder(folder / "frames", compile_naming("{part}_{view}"))
+    return calibrate_recipe(
+        found.samples, engine, Blur(), folder / "r.json",
+        recipe="r", false_reject=false_reject, too_few=too_few, limits=Limits(10_000_000, 8),
+    )  # fmt: skip
+
+
+def test_each_view_gets_its_own_threshold_bound_to_the_bundle(tmp_path: Path) -> None:
+    textures(tmp_path / "frames", 9, "1")
+    textures(tmp_path / "frames", 9, "3")
+    engine = bundle(tmp_path)
+    result = run(tmp_path, engine)
+    views = load_calibration(tmp_path / "r.json", engine.digest).views
+    assert views["3"].threshold > 2 * views["1"].threshold
+    assert {view.basis for view in views.values()} == {"view"}
+    assert result.shortfalls() == []
+    assert [entry.sample.path for entry in result.frames][:2] == ["p0_1.png", "p0_3.png"]
+
+
+def test_too_few_frames_are_refused_with_how_many_are_needed(tmp_path: Path) -> None:
+    textures(tmp_path / "frames", 4)
+    with pytest.raises(DataError, match="needs 9 good calibration frames per view; there are view 1: 4"):
+        run(tmp_path, bundle(tmp_path), too_few="refuse")
+
+
+def test_a_weaker_promise_is_said_aloud(tmp_path: Path) -> None:
+    textures(tmp_path / "frames", 4)
+    (sentence,) = run(tmp_path, bundle(tmp_path), too_few="bound").shortfalls()
+    assert "view 1: 4 calibration frames" in sentence
+    assert "20.0%" in sentence
+
+
+def test_frames_that_were_learned_from_are_left_out(tmp_path: Path) -> None:
+    textures(tmp_path / "frames", 3)
+    seen = learned_id(sha256_of(tmp_path / "frames" / "p1_1.png"))
+    result = run(tmp_path, bundle(tmp_path, (seen,)))
+    assert result.learned == ("p1_1.png",)
+    assert len(result.frames) == 2
+
+
+def test_nothing_usable_is_refused_and_unreadable_files_are_listed(tmp_path: Path) -> None:
+    textures(tmp_path / "frames", 1)
+    (tmp_path / "frames" / "p8_1.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    result = run(tmp_path, bundle(tmp_path))
+    assert [bad.path for bad in result.unreadable] == ["p8_1.png"]
+    seen = learned_id(sha256_of(tmp_path / "frames" / "p0_1.png"))
+    with pytest.raises(DataError, match="1 were learned from, 1 cannot be read"):
+        run(tmp_path, bundle(tmp_path, (seen,)))

@@ -1,0 +1,132 @@
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge import config
+from edge.errors import ConfigError
+
+GOOD = """schema_version = 1
+[station]
+name = "ct-1"
+[[source]]
+name = "ct"
+directory = "incoming"
+recipe = "bracket"
+template = "{batch}/{part}_{view}"
+[[source]]
+name = "sem"
+directory = "/data/sem"
+recipe = "bracket"
+[recipe.bracket]
+views = ["01", "02"]
+[mqtt.tls]
+ca_file = "ca.pem"
+[evidence]
+max_bytes = "20GB"
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    file = folder / "config.toml"
+    file.write_text(text)
+    return file
+
+
+def refused(folder: Path, text: str) -> ConfigError:
+    with pytest.raises(ConfigError) as caught:
+        config.load(write(folder, text))
+    assert caught.value.exit_code == 78
+    return caught.value
+
+
+def test_a_good_file_loads_with_absolute_paths_and_defaults(tmp_path: Path) -> None:
+    settings = config.load(write(tmp_path, GOOD))
+    assert settings.source[0].directory == tmp_path / "incoming"
+    assert settings.source[1].directory == Path("/data/sem")
+    assert settings.recipe["bracket"].engine == "bracket"
+    assert settings.mqtt.tls.ca_file == tmp_path / "ca.pem"
+    assert settings.evidence.max_bytes == 20_000_000_000
+    assert len(settings.digest) == 64
+
+
+def test_a_typo_yields_file_line_key_and_the_nearest_valid_key(tmp_path: Path) -> None:
+    error = refused(tmp_path, GOOD.replace('template = "', 'tempalte = "'))
+    assert f"{tmp_path}/config.toml:8: unknown key 'source[0].tempalte'" in str(error)
+    assert "did you mean 'template'?" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("[station]", "[sttaion]", ["config.toml:2: unknown key 'sttaion'", "did you mean 'station'"]),
+        ('name = "sem"', 'name = "ct"', ["config.toml:10: two sources are called 'ct'"]),
+        ('recipe = "bracket"\n[recipe', 'recipe = "braket"\n[recipe', ["config.toml:12:", "mean 'bracket'"]),
+        ('"20GB"', '"20 apples"', ["config.toml:18: evidence.max_bytes = '20 apples': expected a size"]),
+        ('["01", "02"]', '["01", "01"]', ["config.toml:14: recipe.bracket.views", "twice"]),
+        ('"{batch}/{part}_{view}"', '"{prat}"', ["unknown field {prat}"]),
+        ('name = "ct-1"', 'name = "a/b"', ["config.toml:3: station.name = 'a/b'", "MQTT topics"]),
+        ("schema_version = 1", "schema_version = 2", ["config.toml:1: schema_version = 2"]),
+        ('directory = "incoming"\n', "", ["key 'source[0].directory' is missing"]),
+        ("[mqtt.tls]", "[mqtt.tls", ["not valid TOML", "line 15"]),
+        ('name = "ct-1"', 'name = "ct-1"\n[file]', ["unknown key 'file'"]),
+    ],
+)
+def test_every_fault_is_named(tmp_path: Path, old: str, new: str, expected: list[str]) -> None:
+    assert old in GOOD
+    text = str(refused(tmp_path, GOOD.replace(old, new)))
+    for part in expected:
+        assert part in text
+
+
+def test_all_faults_are_listed_at_once(tmp_path: Path) -> None:
+    error = refused(tmp_path, GOOD.replace("name = ", "nmae = "))
+    assert error.message.count("unknown key") == 3
+
+
+def test_only_one_rule_may_name_frames(tmp_path: Path) -> None:
+    text = GOOD.replace('template = "', "pattern = '(?P<part>.*)'\ntemplate = \"")
+    assert "one of template, pattern and dicom" in str(refused(tmp_path, text))
+
+
+def test_a_dicom_keyword_must_exist(tmp_path: Path) -> None:
+    text = GOOD.replace('template = "{batch}/{part}_{view}"', 'dicom = { part = "PateintID" }')
+    assert "'PateintID' is not a DICOM keyword" in str(refused(tmp_path, text))
+
+
+def test_a_missing_file_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--config PATH"):
+        config.load(tmp_path / "nowhere.toml")
+
+
+def test_the_environment_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGE_CONFIG", str(tmp_path / "x.toml"))
+    assert config.find(None) == tmp_path / "x.toml"
+    assert config.find(Path("y.toml")) == Path("y.toml")
+
+
+def test_commands_without_a_daemon_need_no_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("EDGE_CONFIG", raising=False)
+    monkeypatch.setattr(config, "SEARCH_PATH", (Path("config.toml"),))
+    assert config.site(None).paths.engines == tmp_path / "engines"
+
+
+def test_the_shipped_configuration_is_valid() -> None:
+    config.load(Path(__file__).parent.parent / "config.toml")
+
+
+@given(st.text(max_size=200))
+def test_no_text_gives_anything_but_settings_or_a_config_error(text: str) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "config.toml"
+        file.write_bytes(text.encode("utf-8", "surrogatepass"))
+        try:
+            config.load(file)
+        except ConfigError as error:
+            assert str(file) in str(error)  # noqa: PT017 - either outcome is fine, a third is not

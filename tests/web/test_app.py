@@ -1,0 +1,132 @@
+"""What the HTTP application answers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from prometheus_client import CollectorRegistry
+
+from edge.observe.health import Health
+from edge.observe.metrics import Metrics
+from edge.web.app import create_app
+from edge.web.server import HttpServer
+
+
+class Site:
+    def __init__(self, folder: Path) -> None:
+        self.health = Health()
+        self.evidence = folder / "evidence"
+        self.now_s = 0.0
+        registry = CollectorRegistry()
+        self.metrics = Metrics(registry)
+        self.payloads: list[dict[str, Any]] = [{"resultId": f"R{n}"} for n in range(100)]
+        app = create_app(
+            registry=registry,
+            health=self.health,
+            status=lambda: {"station": "ct-1", "frames": 3},
+            verdicts=lambda limit: self.payloads[:limit],
+            evidence_root=self.evidence,
+            clock=lambda: self.now_s,
+        )
+        self.server = HttpServer(app, "127.0.0.1", 0)
+        self.server.start()
+        host, port = self.server.address
+        self.client = httpx.Client(base_url=f"http://{host}:{port}", trust_env=False)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    site = Site(tmp_path)
+    yield site
+    site.client.close()
+    site.server.stop(5.0)
+
+
+def test_metrics_are_those_of_the_registry(site: Site) -> None:
+    site.metrics.frames.labels("ct", "bracket", "OK").inc(7)
+    answer = site.client.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=")
+    assert 'edge_frames_total{evaluation="OK",recipe="bracket",source="ct"} 7.0' in answer.text
+
+
+def test_alive_as_long_as_every_loop_beats(site: Site) -> None:
+    site.health.expect("intake", 5.0, 0.0)
+    assert site.client.get("/healthz").status_code == 200
+    site.now_s = 6.0
+    answer = site.client.get("/healthz")
+    assert answer.status_code == 503
+    assert list(answer.json()["reasons"]) == ["intake"]
+
+
+def test_ready_or_503_with_the_reasons(site: Site) -> None:
+    site.health.set("source:ct", False, "no such folder")
+    answer = site.client.get("/readyz")
+    assert answer.status_code == 503
+    assert answer.json() == {"ready": False, "reasons": {"source:ct": "no such folder"}}
+    site.health.set("source:ct", True)
+    answer = site.client.get("/readyz")
+    assert (answer.status_code, answer.json()) == (200, {"ready": True, "reasons": {}})
+
+
+def test_status_is_passed_on(site: Site) -> None:
+    assert site.client.get("/api/v1/status").json() == {"station": "ct-1", "frames": 3}
+
+
+def test_verdicts_as_many_as_asked_for(site: Site) -> None:
+    assert len(site.client.get("/api/v1/verdicts").json()) == 50
+    assert site.client.get("/api/v1/verdicts?limit=2").json() == [{"resultId": "R0"}, {"resultId": "R1"}]
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", "1001", "ten", "", "٣", "9" * 5000])
+def test_limit_that_is_none_is_refused(site: Site, limit: str) -> None:
+    answer = site.client.get("/api/v1/verdicts", params={"limit": limit})
+    assert answer.status_code == 400
+    assert "1000" in answer.json()["error"]
+
+
+def test_evidence_is_served_from_its_folder_and_from_nowhere_else(site: Site, tmp_path: Path) -> None:
+    (site.evidence / "a").mkdir(parents=True)
+    (site.evidence / "a" / "overlay.png").write_bytes(b"picture")
+    (tmp_path / "secret").write_text("secret")
+    (site.evidence / "link").symlink_to(tmp_path / "secret")
+    answer = site.client.get("/evidence/a/overlay.png")
+    assert (answer.content, answer.headers["content-type"]) == (b"picture", "image/png")
+    for path in ("../secret", "%2e%2e/secret", "a/..%2f..%2fsecret", "link", "a", "", "%00"):
+        assert site.client.get(f"/evidence/{path}").status_code in (404, 405), path
+
+
+def test_evidence_folder_that_is_not_there_yet_is_not_found(site: Site) -> None:
+    assert site.client.get("/evidence/a/overlay.png").status_code == 404
+
+
+@pytest.mark.parametrize("path", ["/", "/metrics", "/readyz", "/static/page.js", "/nowhere"])
+def test_every_answer_has_security_headers(site: Site, path: str) -> None:
+    headers = site.client.get(path).headers
+    assert "default-src 'none'" in headers["content-security-policy"]
+    assert "unsafe" not in headers["content-security-policy"]
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["cache-control"]
+
+
+@pytest.mark.parametrize("path", ["/", "/metrics", "/api/v1/status", "/api/v1/verdicts", "/evidence/x"])
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
+def test_nothing_can_be_changed(site: Site, path: str, method: str) -> None:
+    assert site.client.request(method, path).status_code == 405
+
+
+def test_page_needs_nothing_from_elsewhere(site: Site) -> None:
+    page = site.client.get("/")
+    assert page.headers["content-type"].startswith("text/html")
+    assert '<html lang="en">' in page.text
+    texts = [page.text]
+    for part in ("static/page.css", "static/page.js"):
+        assert part in page.text
+        answer = site.client.get(f"/{part}")
+        assert answer.status_code == 200
+        texts.append(answer.text)
+    assert not any("http://" in text or "https://" in text for text in texts)
+    assert "innerHTML" not in texts[2]
