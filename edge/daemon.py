@@ -306,7 +306,7 @@ class Running:
             beat()
             for intake in self._line.intakes:
                 self._health.set(f"source:{intake.name}", not intake.unavailable, intake.unavailable)
-            self._metrics.worker_restarts_to(self._line.workers.restarts)
+            self._metrics.workers_restarted(self._line.workers.take_restarts())
             usage = shutil.disk_usage(settings.paths.state)
             self._metrics.disk_free_bytes.labels(str(settings.paths.state)).set(usage.free)
             if time.monotonic() >= next_prune_s:

@@ -58,7 +58,7 @@ class RecordMeter(Protocol):
 
     def rejected(self, source: str, reason: str) -> None: ...
 
-    def evidence_skipped(self) -> None: ...
+    def evidence_skipped_for(self, reason: str) -> None: ...
 
 
 class RecordStage:
@@ -183,7 +183,7 @@ class RecordStage:
         try:
             return evidence.save(self._evidence.root, result_id, created, pictures)
         except CannotWriteError as error:
-            self._meter.evidence_skipped()
+            self._meter.evidence_skipped_for(error.reason)
             self._log.error("evidence.skipped", result_id=result_id, error=error.message, hint=error.hint)
             return None
 

@@ -1,5 +1,6 @@
 """Decode, inspect and record, stepped by hand: no threads, no sleeping."""
 
+import os
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -57,7 +58,7 @@ class Meter:
     def part_recorded(self, verdict: Verdict) -> None:
         self.parts.append(verdict)
 
-    def evidence_skipped(self) -> None:
+    def evidence_skipped_for(self, reason: str) -> None:
         self.skipped += 1
 
 
@@ -97,7 +98,9 @@ class Rig:
         )  # fmt: skip
 
     def add(self, name: str, *, defect: bool = False, cut: int = 0, since_s: float | None = None) -> Path:
-        file = write_frame(self.folder / "in" / name, defect=defect)
+        file = self.folder / "in" / name
+        file.parent.mkdir(exist_ok=True)
+        write_frame(self.folder / "scratch.png", defect=defect).replace(file)
         if cut:
             file.write_bytes(file.read_bytes()[:-cut])
         info = file.stat()
@@ -265,3 +268,12 @@ def test_waiting_for_a_postponed_file_does_not_use_up_its_tries(rig: Rig) -> Non
         rig.add("P1_1.png")
         verdicts = rig.run()
     assert verdicts[0]["resultEvaluation"] == "OK"
+
+
+def test_a_name_that_is_not_utf8_is_recorded_like_any_other(rig: Rig) -> None:
+    name = os.fsdecode(b"P\xff1_1.png")
+    rig.add(name)
+    (verdict,) = rig.run()
+    assert verdict["resultEvaluation"] == "OK"
+    info = (rig.folder / "in" / name).stat()
+    assert rig.store.is_recorded("s", name, FileStamp(info.st_size, info.st_mtime_ns))

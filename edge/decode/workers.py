@@ -46,7 +46,7 @@ class DecodeWorkers(Generic[Job]):
         self, task: Callable[[Job], list[Frame]], *, workers: int, timeout_s: float, memory_bytes: int
     ) -> None:
         self.workers = workers
-        self.restarts = 0
+        self._restarts = 0
         self._task, self._timeout_s = task, timeout_s
         self._folder = Path(
             tempfile.mkdtemp(prefix="edge-", dir=_SHARED_MEMORY if _SHARED_MEMORY.is_dir() else None)
@@ -71,6 +71,11 @@ class DecodeWorkers(Generic[Job]):
         inner.add_done_callback(lambda done: self._finish(done, outer, file))
         return outer
 
+    def take_restarts(self) -> int:
+        """How many workers were replaced since the last call."""
+        count, self._restarts = self._restarts, 0
+        return count
+
     def close(self) -> None:
         """Stop the workers at once and remove what they left in shared memory."""
         self._pool.stop()  # type: ignore[no-untyped-call]  # pebble types only part of itself
@@ -94,11 +99,11 @@ class DecodeWorkers(Generic[Job]):
         except EdgeError as error:
             return [], error
         except FutureTimeout:
-            self.restarts += 1
+            self._restarts += 1
             message = f"decoding took longer than {self._timeout_s:g} s"
             return [], DataError(message, reason="decoder_timeout", retryable=True)
         except ProcessExpired as error:
-            self.restarts += 1
+            self._restarts += 1
             message = f"the decoder crashed (exit code {error.exitcode})"
             return [], DataError(message, reason="decoder_crashed", retryable=True)
         except MemoryError:

@@ -73,7 +73,8 @@ def template_to_pattern(template: str) -> re.Pattern[str]:
 
 def _by_pattern(compiled: re.Pattern[str], rule: str, *, ignore_suffix: bool) -> Naming:
     def name(path: str, tags: Mapping[str, str], page: int, pages: int) -> Identity:
-        text = path
+        # bytes of a name that are not UTF-8 are written out, so that ids can go into JSON
+        text = path = path.encode("utf-8", "backslashreplace").decode()
         if ignore_suffix:
             stem, _, suffix = path.rpartition(".")
             text = path if "/" in suffix or not stem or stem.endswith("/") else stem

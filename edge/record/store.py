@@ -147,7 +147,7 @@ class Store:
     def is_recorded(self, source: str, path: str, stamp: FileStamp) -> bool:
         """Whether this file, as it is now, has its verdict."""
         row = self._row(
-            "SELECT size_bytes, mtime_ns FROM files WHERE source = ? AND path = ?", (source, path)
+            "SELECT size_bytes, mtime_ns FROM files WHERE source = ? AND path = ?", (source, _text(path))
         )
         return row is not None and tuple(row) == (stamp.size_bytes, stamp.mtime_ns)
 
@@ -156,7 +156,8 @@ class Store:
         return (
             bool(sha256)
             and self._row(
-                "SELECT 1 FROM files WHERE source = ? AND path = ? AND sha256 = ?", (source, path, sha256)
+                "SELECT 1 FROM files WHERE source = ? AND path = ? AND sha256 = ?",
+                (source, _text(path), sha256),
             )
             is not None
         )
@@ -166,28 +167,28 @@ class Store:
         stamp = candidate.stamp
         self._db.execute(
             "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?)",
-            (candidate.source, candidate.path, stamp.size_bytes, stamp.mtime_ns, sha256, now_unix_s),
+            (candidate.source, _text(candidate.path), stamp.size_bytes, stamp.mtime_ns, sha256, now_unix_s),
         )
 
     # verdicts and outbox
 
     def add_verdict(self, verdict: Verdict, source: str | None = None) -> None:
         """Store a verdict and put it into the outbox of every sink."""
-        body = json.dumps(verdict.payload, allow_nan=False, separators=(",", ":"))
+        body = _json(verdict.payload)
         image: Mapping[str, Any] = verdict.payload.get("image") or {}
         who = verdict.identity
         self._db.execute(
             "INSERT INTO verdicts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 verdict.result_id, verdict.result_type, verdict.recipe, who.part, who.batch, who.view,
-                verdict.evaluation, verdict.created_unix_s, source, image.get("path"), image.get("sha256"),
-                body,
+                verdict.evaluation, verdict.created_unix_s, source, _text(image.get("path") or ""),
+                image.get("sha256"), body.decode(),
             ),
         )  # fmt: skip
         self._db.executemany(
             "INSERT INTO outbox (sink, kind, result_id, body, created_unix_s) VALUES (?, ?, ?, ?, ?)",
             [
-                (sink, verdict.result_type, verdict.result_id, body.encode(), verdict.created_unix_s)
+                (sink, verdict.result_type, verdict.result_id, body, verdict.created_unix_s)
                 for sink in self._sinks
             ],
         )
@@ -301,3 +302,14 @@ class Store:
                 raise UnavailableError(
                     f"database: {error}", hint="check the disk that paths.state is on"
                 ) from None
+
+
+def _text(path: str) -> str:
+    """A path as SQLite can hold it: bytes of a name that are not UTF-8 are written out."""
+    return path.encode("utf-8", "backslashreplace").decode()
+
+
+def _json(payload: Mapping[str, Any]) -> bytes:
+    """The bytes that go on the wire, the same on every attempt."""
+    text = json.dumps(payload, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    return text.encode("utf-8", "replace")

@@ -203,6 +203,26 @@ def test_close_sends_what_waits_and_deletes_it() -> None:
     assert world.meter.state["connected"] is False
 
 
+def test_close_says_goodbye_though_the_store_fails() -> None:
+    world = World(2)
+    world.step()
+    world.store.fail = CannotWriteError("disk full")
+    world.delivery.close(5.0)
+    assert not world.sink.connected
+
+
+def test_refusals_of_one_window_that_come_in_drops_count_as_one(log_lines: list[Any]) -> None:
+    world = World(5)
+    world.sink.hold = True
+    world.step()
+    world.sink.refuse = "quota"
+    for _ in range(5):
+        world.sink.acknowledge(1)
+        world.step()
+    assert [line["retry_s"] for line in log_lines if line["event"] == "outbox.refused"] == [1.0]
+    assert world.meter.refused == 5
+
+
 def test_close_without_a_connection_keeps_the_rows() -> None:
     world = World(2)
     world.sink.up = False

@@ -1,0 +1,1 @@
+"""Learning: the only place where torch lives. Good frames → bundle, calibration, report."""

@@ -1,0 +1,264 @@
+"""The training loop: a time budget or a number of steps, early stopping, resumption after an interruption.
+
+What a step sees depends on the seed and its number only, so with a fixed number of steps a run that was
+interrupted and continued gives the same weights, bit for bit, as one that was not (same machine and threads).
+With a time budget the learning rate follows the clock, and only the number of steps can be repeated.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edge.artifacts import write_atomic
+from edge.errors import DataError, TryAgainError
+from edge.learn.datasets import Windows
+from edge.learn.losses import LossName, reconstruction_loss
+
+CHECKPOINT_EVERY_S = 20.0
+CHECKS = 40  # validations in a whole run
+LEAST_STEPS_BETWEEN = 10  # so that validating stays a small part of a short run
+PATIENCE = 12  # validations without improvement before it stops
+LEAST_IMPROVEMENT = 0.002  # relative; less is noise
+WARM_UP = 0.05  # share of the run in which the learning rate rises
+WEIGHT_DECAY = 1e-4
+MAX_GRADIENT_NORM = 1.0
+RESTARTS = 2  # after a loss that is not finite, each at a third of the learning rate
+
+
+@dataclass(frozen=True, slots=True)
+class FitSpec:
+    """How to learn. `steps` of 0 means: as many as fit into `minutes`."""
+
+    loss: LossName
+    learning_rate: float
+    minutes: float
+    steps: int = 0
+    seed: int = 0
+    bf16: bool = False  # activations in bfloat16: twice as fast where the CPU has the instructions
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where a run stands; everything that a continuation needs besides weights."""
+
+    step: int = 0
+    elapsed_s: float = 0.0
+    best_loss: float = math.inf
+    best_step: int = 0
+    stale_checks: int = 0
+    restarts: int = 0
+    curve: list[tuple[int, float, float]] = field(
+        default_factory=list
+    )  # step, training loss, validation loss
+    stopped: str = ""  # why the run ended
+
+
+Report = Callable[[float, Progress], None]  # share done in 0..1, progress
+
+
+class Fit:
+    """One run over a network; `step()` is one update, `run()` only repeats it and keeps the checkpoint."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        spec: FitSpec,
+        train: Windows,
+        validation: Windows,
+        *,
+        checkpoint: Path | None = None,
+        key: str = "",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's own gap
+        self.spec, self.train, self.validation = spec, train, validation
+        self.checkpoint, self.key, self.clock = checkpoint, key, clock
+        self.progress = Progress()
+        self.best: dict[str, Tensor] = _copied(network)
+        self.optimizer = _optimizer(network, spec.learning_rate)
+        self._recent: list[float] = []  # training losses since the last validation
+        self._next_check = 0.0
+
+    def resume(self) -> bool:
+        """Continue from the checkpoint, if there is one for the same data and arguments.
+
+        Raises nothing: a checkpoint that cannot be read is the same as none.
+        """
+        if self.checkpoint is None or not self.checkpoint.is_file():
+            return False
+        try:
+            state: dict[str, Any] = torch.load(self.checkpoint, weights_only=True)
+            if state["key"] != self.key:
+                return False
+            self.network.load_state_dict(state["network"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.best = state["best"]
+            self.progress = Progress(**state["progress"])
+            self._recent, self._next_check = state["recent"], state["next_check"]
+        except Exception:
+            # whatever is wrong with it (cut short, another torch, another network): learn afresh
+            return False
+        return True
+
+    def save(self) -> None:
+        """Write the checkpoint: tensors, numbers and strings only, so that nothing in it is ever executed."""
+        if self.checkpoint is None:
+            return
+        progress = {name: getattr(self.progress, name) for name in Progress.__slots__}
+        state = {
+            "key": self.key,
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "best": self.best,
+            "progress": progress,
+            "recent": self._recent,
+            "next_check": self._next_check,
+        }
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        write_atomic(self.checkpoint, buffer.getvalue())
+
+    def run(self, report: Report = lambda share, progress: None) -> Progress:
+        """Learn to the end; the network then has the weights that validated best, and is in eval mode.
+
+        Raises:
+            DataError: the loss is not finite however small the learning rate.
+            TryAgainError: interrupted (Ctrl-C); the checkpoint is kept.
+        """
+        base_s, began, saved = self.progress.elapsed_s, self.clock(), self.clock()
+        try:
+            while not self.progress.stopped:
+                self.step()
+                now = self.clock()
+                self.progress.elapsed_s = base_s + now - began
+                if now - saved > CHECKPOINT_EVERY_S:
+                    self.save()
+                    saved = self.clock()
+                report(self.share, self.progress)
+        except KeyboardInterrupt:
+            self.save()
+            raise TryAgainError(
+                f"learning was interrupted after {self.progress.step} steps",
+                hint="the same command continues from there; with --fresh it starts again",
+                reason="interrupted",
+            ) from None
+        self.network.load_state_dict(self.best)
+        self.network.eval()
+        return self.progress
+
+    @property
+    def share(self) -> float:
+        """How much of the run is done, 0..1."""
+        if self.spec.steps:
+            return min(1.0, self.progress.step / self.spec.steps)
+        return min(1.0, self.progress.elapsed_s / (60 * self.spec.minutes))
+
+    def step(self) -> None:
+        """One update, and a validation whenever one is due."""
+        self.network.train()
+        rate = self.spec.learning_rate * _rate(self.share) * 3.0**-self.progress.restarts
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        torch.manual_seed(hash((self.spec.seed, self.progress.step)) & 0x7FFFFFFF)  # dropout
+        loss = self._loss(self.train.at(self.progress.step))
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's own gap
+        nn.utils.clip_grad_norm_(self.network.parameters(), MAX_GRADIENT_NORM)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            self._restart()
+            return
+        self.optimizer.step()
+        self._recent.append(value)
+        self.progress.step += 1
+        due = self.share >= self._next_check and len(self._recent) >= LEAST_STEPS_BETWEEN
+        if due or self.share >= 1.0:
+            self._validate()
+
+    def _loss(self, windows: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.spec.bf16):
+            answers = self.network(windows.contiguous(memory_format=torch.channels_last))
+        return reconstruction_loss(self.spec.loss, windows, answers.float())
+
+    def _validate(self) -> None:
+        self.network.eval()
+        with torch.no_grad():
+            loss = sum(float(self._loss(self.validation.at(k))) for k in range(2)) / 2
+        progress = self.progress
+        progress.curve.append((progress.step, sum(self._recent) / len(self._recent), loss))
+        self._recent = []
+        self._next_check = self.share + 1 / CHECKS
+        if not math.isfinite(loss):
+            self._restart()
+            return
+        progress.stale_checks += 1
+        if loss < progress.best_loss * (1 - LEAST_IMPROVEMENT):
+            progress.stale_checks = 0
+        if loss < progress.best_loss:
+            progress.best_loss, progress.best_step = loss, progress.step
+            self.best = _copied(self.network)
+        if self.share >= 1.0:
+            progress.stopped = "budget used"
+        elif progress.stale_checks >= PATIENCE:
+            progress.stopped = f"no improvement in {PATIENCE} validations"
+
+    def _restart(self) -> None:
+        """Back to the best weights with a smaller learning rate."""
+        if self.progress.restarts == RESTARTS:
+            raise DataError(
+                f"the loss is not finite after {self.progress.step} steps, even at "
+                f"{self.spec.learning_rate * 3.0**-RESTARTS:.1g} learning rate",
+                hint="look at the frames for extreme values, or choose another --loss or --seed",
+                reason="learning_diverged",
+            )
+        self.progress.restarts += 1
+        self.progress.step += 1  # other windows than those that diverged
+        self.network.load_state_dict(self.best)
+        self.optimizer = _optimizer(self.network, self.spec.learning_rate)
+
+
+def _rate(share: float) -> float:
+    """Learning rate over the run, relative: a linear rise, then half a cosine to nearly nothing."""
+    if share < WARM_UP:
+        return 0.05 + 0.95 * share / WARM_UP
+    return 0.002 + 0.998 * 0.5 * (1 + math.cos(math.pi * (share - WARM_UP) / (1 - WARM_UP)))
+
+
+def _optimizer(network: nn.Module, rate: float) -> torch.optim.AdamW:
+    """AdamW; biases and normalisation are not decayed."""
+    matrices = [p for p in network.parameters() if p.ndim > 1]
+    rest = [p for p in network.parameters() if p.ndim <= 1]
+    return torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": rest, "weight_decay": 0.0}], lr=rate
+    )
+
+
+def _copied(network: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """torch with so many threads, 0: as it is; the former number comes back."""
+    former = torch.get_num_threads()
+    if count:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(former)
+
+
+def cpu_has_bf16() -> bool:
+    """Whether bfloat16 is computed by instructions rather than emulated."""
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

@@ -1,0 +1,174 @@
+"""Every metric of the daemon, in one place; names and labels are a contract with dashboards and alerts.
+
+Labels are only source, recipe, view, evaluation, stage, reason, runtime and sink (and those of the info and
+disk gauges): never part ids or paths of frames, whose number has no end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+
+from edge.types import Verdict
+
+STAGES = ("settle", "queue", "decode", "preprocess", "infer", "judge", "record", "total")
+LATENCY_BUCKETS_S = (
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0,
+)  # fmt: skip
+# four to the octave close to the threshold at 1.0, where it matters, one to the octave further out
+SCORE_BUCKETS = (
+    0.125, 0.25, 0.5, 0.5946, 0.7071, 0.8409, 1.0, 1.1892, 1.4142, 1.6818, 2.0, 4.0, 8.0, 16.0,
+)  # fmt: skip
+
+
+class Metrics:
+    """All metrics, registered with `registry`; each attribute is a prometheus_client metric.
+
+    prometheus_client appends `_total` to counters: `frames` is exposed as `edge_frames_total`.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        ProcessCollector(registry=registry)
+        self._inspection(registry)
+        self._intake(registry)
+        self._outbox(registry)
+        self._daemon(registry)
+        self._bundles: dict[str, tuple[str, str, str]] = {}
+
+    def _inspection(self, registry: CollectorRegistry) -> None:
+        self.frames = Counter(
+            "edge_frames", "Frames judged.", ["source", "recipe", "evaluation"], registry=registry
+        )
+        self.parts = Counter("edge_parts", "Parts judged.", ["recipe", "evaluation"], registry=registry)
+        self.frame_latency_seconds = Histogram(
+            "edge_frame_latency_seconds",
+            "Time a frame spent in each stage; total: from being complete to its verdict being recorded.",
+            ["stage"],
+            buckets=LATENCY_BUCKETS_S,
+            registry=registry,
+        )
+        self.score = Histogram(
+            "edge_score",
+            "Score of each frame; 1.0 is the threshold of its view.",
+            ["recipe", "view"],
+            buckets=SCORE_BUCKETS,
+            registry=registry,
+        )
+        self.score_drift_ratio = Gauge(
+            "edge_score_drift_ratio",
+            "Median score of recent frames over that of the calibration.",
+            ["recipe", "view"],
+            registry=registry,
+        )
+        self.last_verdict_timestamp_seconds = Gauge(
+            "edge_last_verdict_timestamp_seconds",
+            "Unix time of the last verdict.",
+            ["recipe"],
+            registry=registry,
+        )
+
+    def _intake(self, registry: CollectorRegistry) -> None:
+        self.intake_backlog = Gauge(
+            "edge_intake_backlog", "Frames seen and not yet judged.", ["source"], registry=registry
+        )
+        self.intake_rejected = Counter(
+            "edge_intake_rejected",
+            "Files set aside without being judged.",
+            ["source", "reason"],
+            registry=registry,
+        )
+        self.worker_restarts = Counter(
+            "edge_worker_restarts",
+            "Decode workers that died or were ended for taking too long.",
+            registry=registry,
+        )
+
+    def _outbox(self, registry: CollectorRegistry) -> None:
+        sink = ["sink"]
+        self.outbox_depth = Gauge("edge_outbox_depth", "Verdicts waiting.", sink, registry=registry)
+        self.outbox_oldest_seconds = Gauge(
+            "edge_outbox_oldest_seconds", "Age of the oldest verdict waiting.", sink, registry=registry
+        )
+        self.sink_connected = Gauge(
+            "edge_sink_connected", "1 while connected, else 0.", sink, registry=registry
+        )
+        self.outbox_delivered_total = Counter(
+            "edge_outbox_delivered", "Verdicts acknowledged by the receiver.", sink, registry=registry
+        )
+        self.outbox_refused_total = Counter(
+            "edge_outbox_refused",
+            "Refusals by the receiver; the verdict is kept and tried again.",
+            sink,
+            registry=registry,
+        )
+
+    def _daemon(self, registry: CollectorRegistry) -> None:
+        self.bundle_info = Gauge(
+            "edge_bundle_info",
+            "1 for each engine in use.",
+            ["recipe", "sha256", "runtime", "precision"],
+            registry=registry,
+        )
+        self.build_info = Gauge("edge_build_info", "1 for this version.", ["version"], registry=registry)
+        self.disk_free_bytes = Gauge(
+            "edge_disk_free_bytes", "Free space where state is kept.", ["path"], registry=registry
+        )
+        self.evidence_skipped = Counter(
+            "edge_evidence_skipped", "Verdicts whose pictures were not kept.", ["reason"], registry=registry
+        )
+        self.reloads = Counter("edge_reloads", "Configurations taken over.", registry=registry)
+        self.reload_failures = Counter(
+            "edge_reload_failures", "Configurations refused; the old one stayed.", registry=registry
+        )
+
+    def set_bundle(self, recipe: str, *, sha256: str, runtime: str, precision: str) -> None:
+        """Say which engine judges `recipe` now; the series of the one before it ends."""
+        old = self._bundles.pop(recipe, None)
+        if old is not None:
+            self.bundle_info.remove(recipe, *old)
+        self._bundles[recipe] = (sha256, runtime, precision)
+        self.bundle_info.labels(recipe, sha256, runtime, precision).set(1)
+
+    # what edge.publish.outbox counts
+
+    def outbox_state(self, sink: str, *, depth: int, oldest_s: float, connected: bool) -> None:
+        self.outbox_depth.labels(sink).set(depth)
+        self.outbox_oldest_seconds.labels(sink).set(oldest_s)
+        self.sink_connected.labels(sink).set(connected)
+
+    def outbox_delivered(self, sink: str, count: int) -> None:
+        self.outbox_delivered_total.labels(sink).inc(count)
+
+    def outbox_refused(self, sink: str, count: int) -> None:
+        self.outbox_refused_total.labels(sink).inc(count)
+
+    # what intake and the stages count
+
+    def intake_state(self, source: str, *, backlog: int, reachable: bool) -> None:
+        """The backlog of a source that cannot be listed is unknown; /readyz says that it is unreachable."""
+        if reachable:
+            self.intake_backlog.labels(source).set(backlog)
+
+    def rejected(self, source: str, reason: str) -> None:
+        self.intake_rejected.labels(source, reason).inc()
+
+    def recorded(self, source: str, verdict: Verdict, times_s: Mapping[str, float | None]) -> None:
+        """A frame's verdict is stored; `times_s` has keys such as `decode_s`."""
+        self.frames.labels(source, verdict.recipe, verdict.evaluation).inc()
+        self.last_verdict_timestamp_seconds.labels(verdict.recipe).set(verdict.created_unix_s)
+        for key, seconds in times_s.items():
+            if seconds is not None:
+                self.frame_latency_seconds.labels(key.removesuffix("_s")).observe(seconds)
+        if verdict.payload["score"] is not None:
+            self.score.labels(verdict.recipe, verdict.identity.view or "").observe(verdict.payload["score"])
+
+    def part_recorded(self, verdict: Verdict) -> None:
+        self.parts.labels(verdict.recipe, verdict.evaluation).inc()
+
+    def evidence_skipped_for(self, reason: str) -> None:
+        self.evidence_skipped.labels(reason).inc()
+
+    def workers_restarted(self, count: int) -> None:
+        self.worker_restarts.inc(count)

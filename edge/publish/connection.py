@@ -1,0 +1,241 @@
+"""One MQTT connection: a paho client that lives from one CONNECT to the end of that connection.
+
+paho keeps unacknowledged messages over reconnects and sends them again by itself; the outbox does that
+better, so a client is never used twice. paho's network thread only puts events on a queue; whoever owns the
+connection takes them from there, in its own thread.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import socket
+import ssl
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+if TYPE_CHECKING:
+    from edge.config import Mqtt, Tls
+
+CONNECT_TIMEOUT_S = 5.0
+UNLIMITED = 2**28  # the largest packet MQTT knows
+
+
+@dataclass(frozen=True, slots=True)
+class Up:
+    """The broker accepted us, with these limits of its own."""
+
+    receive_maximum: int = 65535  # unacknowledged messages
+    maximum_packet_bytes: int = UNLIMITED
+
+
+@dataclass(frozen=True, slots=True)
+class Down:
+    """The connection ended, or never came to be."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Acked:
+    """PUBACK or SUBACK; `refused` is the broker's reason, empty for success."""
+
+    mid: int
+    refused: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Somebody asks on `…/request/NAME`."""
+
+    topic: str
+    body: bytes
+    response_topic: str = ""
+    correlation: bytes | None = None
+
+
+Event = Up | Down | Acked | Request
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """What is to be published, always QoS 1."""
+
+    topic: str
+    body: bytes
+    retain: bool = False
+    correlation: bytes | None = None
+
+
+def read_password(file: Path | None, environ: Mapping[str, str]) -> str | None:
+    """The password: from `file`, else EDGE_MQTT_PASSWORD, else the systemd credential `mqtt_password`.
+
+    Raises:
+        OSError: a file that should hold it cannot be read.
+    """
+    if file is not None:
+        return file.read_text().rstrip("\r\n")
+    if password := environ.get("EDGE_MQTT_PASSWORD"):
+        return password
+    credential = Path(environ.get("CREDENTIALS_DIRECTORY", os.devnull)) / "mqtt_password"
+    return credential.read_text().rstrip("\r\n") if credential.is_file() else None
+
+
+def _tls_context(tls: Tls) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=None if tls.ca_file is None else str(tls.ca_file))
+    if tls.cert_file is not None:
+        # the empty password keeps OpenSSL from asking on the terminal
+        context.load_cert_chain(tls.cert_file, tls.key_file, password="")
+    return context
+
+
+class Connection:
+    """`events` tells all that happens, ending with one or more `Down`; `wake` is set with each."""
+
+    def __init__(
+        self,
+        settings: Mqtt,
+        *,
+        client_id: str,
+        will: Publication,
+        environ: Mapping[str, str],
+        wake: threading.Event,
+    ) -> None:
+        self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._settings = settings
+        self._will = will
+        self._environ = environ
+        self._wake = wake
+        self._v5 = settings.protocol == 5
+        self._client = Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=client_id,
+            clean_session=None if self._v5 else True,
+            protocol=MQTTProtocolVersion.MQTTv5 if self._v5 else MQTTProtocolVersion.MQTTv311,
+            reconnect_on_failure=False,
+        )
+        self._closing = threading.Event()
+
+    def open(self) -> None:
+        """Start connecting; name look-up, TCP and TLS take their time in a thread of their own."""
+        threading.Thread(target=self._dial, name="mqtt-connect", daemon=True).start()
+
+    def publish(self, publication: Publication) -> int | None:
+        """Hand over to paho; the message id that its `Acked` will carry, or None: not taken."""
+        properties = None
+        if self._v5:
+            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # paho's gap
+            properties.ContentType = "application/json"
+            if publication.correlation is not None:
+                properties.CorrelationData = publication.correlation
+        try:
+            info = self._client.publish(
+                publication.topic, publication.body, qos=1, retain=publication.retain, properties=properties
+            )
+        except ValueError:
+            return None
+        return info.mid if info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS else None
+
+    def subscribe(self, topic: str) -> None:
+        self._client.subscribe(topic, qos=1)
+
+    def disconnect(self) -> None:
+        """Say DISCONNECT, so that the broker keeps the will to itself; `Down` follows."""
+        self._client.disconnect()
+
+    def abandon(self) -> None:
+        """End it without a word, whatever state it is in; does not wait."""
+        self._closing.set()
+        sock = self._client.socket()
+        if sock is not None:
+            with suppress(OSError):
+                # paho's thread reads the end of the stream and ends with it
+                sock.shutdown(socket.SHUT_RDWR)  # type: ignore[attr-defined]  # paho's protocol class lacks it
+
+    def _dial(self) -> None:
+        try:
+            self._prepare()
+            self._client.connect(**self._connect_arguments())
+        except (OSError, ValueError) as error:  # ValueError: host names and certificates that make no sense
+            self._put(Down(f"cannot connect to {self._settings.host}:{self._settings.port}: {error}"))
+            return
+        self._client.loop_start()
+        if self._closing.is_set():
+            self.abandon()
+
+    def _prepare(self) -> None:
+        client, settings = self._client, self._settings
+        client.connect_timeout = CONNECT_TIMEOUT_S
+        client.will_set(self._will.topic, self._will.body, qos=1, retain=self._will.retain)
+        if settings.username is not None:
+            client.username_pw_set(settings.username, read_password(settings.password_file, self._environ))
+        if settings.tls is not None:
+            client.tls_set_context(_tls_context(settings.tls))
+        client.on_connect = self._on_connect
+        client.on_disconnect = self._on_disconnect
+        client.on_publish = self._on_publish
+        client.on_subscribe = self._on_subscribe
+        client.on_message = self._on_message
+
+    def _connect_arguments(self) -> dict[str, Any]:
+        settings = self._settings
+        arguments = {"host": settings.host, "port": settings.port, "keepalive": settings.keepalive_s}
+        if not self._v5:
+            return arguments
+        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho's gap
+        properties.SessionExpiryInterval = 0
+        return arguments | {"clean_start": True, "properties": properties}
+
+    def _put(self, event: Event) -> None:
+        self.events.put(event)
+        self._wake.set()
+
+    # paho calls these in its network thread
+
+    def _on_connect(
+        self, _c: Client, _u: object, _flags: ConnectFlags, reason: ReasonCode, properties: Properties | None
+    ) -> None:
+        if reason.is_failure:
+            self._put(Down(f"{self._settings.host}:{self._settings.port} refused the connection: {reason}"))
+            return
+        receive_maximum = getattr(properties, "ReceiveMaximum", 65535)
+        self._put(Up(receive_maximum, getattr(properties, "MaximumPacketSize", UNLIMITED)))
+
+    def _on_disconnect(
+        self, _c: Client, _u: object, flags: DisconnectFlags, reason: ReasonCode, _p: Properties | None
+    ) -> None:
+        by_broker = flags.is_disconnect_packet_from_server
+        self._put(Down(f"{'the broker disconnected' if by_broker else 'connection lost'}: {reason}"))
+
+    def _on_publish(
+        self, _c: Client, _u: object, mid: int, reason: ReasonCode, properties: Properties
+    ) -> None:
+        self._put(Acked(mid, _why(reason, properties) if reason.is_failure else ""))
+
+    def _on_subscribe(
+        self, _c: Client, _u: object, mid: int, reasons: list[ReasonCode], properties: Properties | None
+    ) -> None:
+        failures = [_why(reason, properties) for reason in reasons if reason.is_failure]
+        self._put(Acked(mid, f"subscription to requests: {failures[0]}" if failures else ""))
+
+    def _on_message(self, _c: Client, _u: object, message: MQTTMessage) -> None:
+        if message.retain:  # a command that lies around is not a command
+            return
+        response_topic = getattr(message.properties, "ResponseTopic", "")
+        correlation = getattr(message.properties, "CorrelationData", None)
+        self._put(Request(message.topic, bytes(message.payload), response_topic, correlation))
+
+
+def _why(reason: ReasonCode, properties: Properties | None) -> str:
+    said = getattr(properties, "ReasonString", "")
+    return f"{reason} ({said})" if said else str(reason)

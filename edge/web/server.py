@@ -1,0 +1,91 @@
+"""uvicorn in a thread, started and stopped by the daemon, which keeps signals and the log to itself."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from edge.errors import UnavailableError
+
+START_TIMEOUT_S = 10.0
+SHUTDOWN_S = 2  # for requests that are being answered
+POLL_S = 0.01
+BACKLOG = 128
+
+
+class HttpServer:
+    """Serves `app` on `host:port`; port 0 takes a free one, see `address`."""
+
+    def __init__(self, app: ASGIApp, host: str, port: int) -> None:
+        self._host = host
+        self._port = port
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                app,
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                server_header=False,
+                proxy_headers=False,
+                timeout_graceful_shutdown=SHUTDOWN_S,
+            )
+        )
+        self._socket: socket.socket | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port it listens on.
+
+        Raises:
+            RuntimeError: not started.
+        """
+        if self._socket is None:
+            raise RuntimeError("the server is not started")
+        host, port = self._socket.getsockname()[:2]
+        return host, port
+
+    def start(self) -> None:
+        """Listen and serve; returns when requests are answered.
+
+        Raises:
+            UnavailableError: the address cannot be had.
+        """
+        self._socket = self._listen()
+        self._thread = threading.Thread(
+            target=self._server.run, kwargs={"sockets": [self._socket]}, name="http", daemon=True
+        )
+        self._thread.start()
+        deadline_s = time.monotonic() + START_TIMEOUT_S
+        while not self._server.started:
+            if not self._thread.is_alive() or time.monotonic() > deadline_s:
+                self.stop(0.0)
+                raise UnavailableError("the HTTP server does not start", hint="see the log for its reason")
+            time.sleep(POLL_S)
+
+    def stop(self, timeout_s: float) -> None:
+        """Finish what is being answered, then end; after `timeout_s` end all the same."""
+        self._server.should_exit = True
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+            if self._thread.is_alive():
+                self._server.force_exit = True
+            self._thread = None
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def _listen(self) -> socket.socket:
+        where = f"{self._host}:{self._port}"
+        try:
+            family = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)[0][0]
+            return socket.create_server((self._host, self._port), family=family, backlog=BACKLOG)
+        except OSError as error:
+            raise UnavailableError(
+                f"cannot listen on http.listen = {where!r}: {error.strerror or error}",
+                hint="end what uses that port (another edge?), or choose another http.listen in config.toml",
+            ) from None

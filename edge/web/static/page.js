@@ -1,0 +1,125 @@
+// Refreshes the operator page from the API. Names come from file names and are only ever set as text.
+"use strict";
+
+const REFRESH_MS = 2000;
+const ROWS = 50;
+const shown = new Map(); // resultId → its row, so that pictures are not loaded again
+
+const byId = (id) => document.getElementById(id);
+
+function element(tag, text, className) {
+  const made = document.createElement(tag);
+  if (text !== undefined) made.textContent = text;
+  if (className) made.className = className;
+  return made;
+}
+
+async function get(path) {
+  const answer = await fetch(path, { cache: "no-store" });
+  if (!answer.ok && answer.status !== 503) throw new Error(`${path}: ${answer.status}`);
+  return answer.json();
+}
+
+function showReady(word, className, reasons) {
+  const badge = byId("ready");
+  if (badge.textContent !== word) badge.textContent = word; // a screen reader hears changes only
+  badge.className = `badge ${className}`;
+  const list = byId("reasons");
+  list.replaceChildren(...Object.entries(reasons).map(([name, why]) => element("li", `${name}: ${why}`)));
+  list.hidden = list.childElementCount === 0;
+}
+
+// {a: {b: 1}, c: "x"} → [["a b", 1], ["c", "x"]]
+function flat(value, name = "") {
+  if (value !== null && typeof value === "object" && !Array.isArray(value)) {
+    return Object.entries(value).flatMap(([key, inner]) => flat(inner, `${name} ${key}`.trim()));
+  }
+  return Array.isArray(value) || value === "" ? [] : [[name.replaceAll("_", " "), value]];
+}
+
+function shownAs(value) {
+  if (typeof value === "number") return value.toLocaleString();
+  if (typeof value === "boolean") return value ? "yes" : "no";
+  return String(value ?? "–");
+}
+
+function showFigures(status) {
+  byId("station").textContent = status.station ?? "";
+  document.title = `edge ${status.station ?? ""}`;
+  const { station, ...rest } = status;
+  const cards = flat(rest).map(([name, value]) => {
+    const card = element("div");
+    card.append(element("dt", name), element("dd", shownAs(value)));
+    return card;
+  });
+  byId("figures").replaceChildren(...cards);
+}
+
+function picture(verdict) {
+  const cell = element("td");
+  if (!verdict.evidence) return cell;
+  const path = verdict.evidence.split("/").map(encodeURIComponent).join("/");
+  const link = element("a");
+  link.href = /\.(png|jpe?g|webp)$/i.test(path) ? `evidence/${path}` : `evidence/${path}/overlay.jpg`;
+  link.target = "_blank";
+  link.rel = "noopener";
+  const image = element("img");
+  image.src = link.href;
+  image.loading = "lazy";
+  image.alt = `Overlay of part ${verdict.partId ?? "–"}, view ${verdict.view ?? "–"}`;
+  image.onerror = () => link.remove();
+  link.append(image);
+  cell.append(link);
+  return cell;
+}
+
+function row(verdict) {
+  const made = element("tr");
+  const evaluation = element("td");
+  evaluation.append(element("span", verdict.resultEvaluation, `badge ${verdict.resultEvaluation}`));
+  const time = element("time", new Date(verdict.creationTime).toLocaleTimeString());
+  time.dateTime = verdict.creationTime;
+  const when = element("td");
+  when.append(time);
+  const view = verdict.resultType === "part" ? "whole part" : (verdict.view ?? "–");
+  made.append(
+    evaluation,
+    when,
+    element("td", verdict.partId ?? verdict.image?.path ?? "–"),
+    element("td", view),
+    element("td", verdict.recipeId),
+    element("td", verdict.score == null ? "–" : verdict.score.toFixed(2), "number"),
+    element("td", verdict.reasons.join(", ").replaceAll("_", " "), "why"),
+    picture(verdict),
+  );
+  return made;
+}
+
+function showVerdicts(verdicts) {
+  const rows = verdicts.map((verdict) => {
+    if (!shown.has(verdict.resultId)) shown.set(verdict.resultId, row(verdict));
+    return shown.get(verdict.resultId);
+  });
+  const current = new Set(verdicts.map((verdict) => verdict.resultId));
+  for (const id of shown.keys()) if (!current.has(id)) shown.delete(id);
+  const body = byId("verdicts").tBodies[0];
+  const same = rows.length === body.rows.length && rows.every((made, index) => made === body.rows[index]);
+  if (!same) body.replaceChildren(...rows); // replacing would take the keyboard's focus away
+  byId("empty").hidden = rows.length > 0;
+}
+
+async function refresh() {
+  try {
+    const [ready, status, verdicts] = await Promise.all([
+      get("readyz"), get("api/v1/status"), get(`api/v1/verdicts?limit=${ROWS}`),
+    ]);
+    showReady(ready.ready ? "ready" : "not ready", ready.ready ? "ready" : "failing", ready.reasons);
+    showFigures(status);
+    showVerdicts(verdicts);
+  } catch (error) {
+    showReady("no answer", "failing", { daemon: String(error.message) });
+  }
+  setTimeout(refresh, REFRESH_MS);
+}
+
+refresh();
