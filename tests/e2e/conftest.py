@@ -41,7 +41,8 @@ def site(tmp_path: Path, recipe: Path) -> Iterator[Site]:
     for name in ("engines", "calibration"):
         (tmp_path / name).symlink_to(recipe / name)
     broker = Mosquitto(tmp_path / "broker").start()
-    subscriber = Subscriber(broker.port)
+    # a session that the broker keeps: a consumer that was away misses nothing
+    subscriber = Subscriber(broker.port, session="consumer")
     site = Site(tmp_path, broker, subscriber, free_port(), [])
     site.configure()
     yield site

@@ -40,7 +40,8 @@ def test_latent_of_the_fragment_network_holds_less_than_its_fragment() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sizes", "name"), [([(100, 100)], "fragment-cae"), ([(700, 1024)] * 3, "cae"), ([(128, 4000)], "fragment-cae")]
+    ("sizes", "name"),
+    [([(100, 100)], "fragment-cae"), ([(700, 1024)] * 3, "cae"), ([(128, 4000)], "fragment-cae")],
 )
 def test_model_is_chosen_by_the_shorter_side_and_says_why(sizes: list[tuple[int, int]], name: str) -> None:
     chosen, why = choose(sizes)

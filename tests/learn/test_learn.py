@@ -1,0 +1,194 @@
+"""Good frames → a recipe that judges: on a simulated texture, with a small batch so that it takes seconds."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edge.calibrate import learned_id
+from edge.dataset import Dataset, frames, read_folder, read_manifest
+from edge.errors import DataError, TryAgainError, UsageError
+from edge.infer.bundle import load_bundle
+from edge.infer.compile import open_runtime
+from edge.judge.calibration import load_calibration
+from edge.learn import learn as module
+from edge.learn.learn import LearnRequest, LearnResult, learn
+from edge.learn.models import MODELS
+from edge.learn.progress import Event
+from edge.pipeline import Inspector
+
+STEPS = 60
+
+
+def texture(seed: int, defect: bool = False) -> NDArray[np.uint8]:
+    """A brushed surface, (96, 112); a defect is a round blot."""
+    rng = np.random.default_rng(seed)
+    plane = cv2.GaussianBlur(rng.standard_normal((96, 112)), (0, 0), sigmaX=6, sigmaY=1.2)
+    plane = 120 + 25 * plane / plane.std() + rng.normal(0, 2, plane.shape)
+    if defect:
+        cv2.circle(plane, (60, 40), 9, 235.0, -1, cv2.LINE_AA)
+    return np.clip(plane, 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_batches() -> Iterator[None]:
+    former = module.MODELS
+    module.MODELS = {name: replace(kind, batch=8) for name, kind in MODELS.items()}
+    yield
+    module.MODELS = former
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten good frames and a defect, two good ones set aside for testing, and one file that is no image."""
+    folder = tmp_path_factory.mktemp("site")
+    rows = ["path,label,mask,view,part,defect,split"]
+    for k in range(12):
+        cv2.imwrite(str(folder / f"good{k}.png"), texture(k))
+        rows.append(f"good{k}.png,good,,,p{k // 2},,{'test' if k >= 10 else ''}")
+    cv2.imwrite(str(folder / "bad.png"), texture(99, defect=True))
+    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    rows += ["bad.png,defect,,,p9,blot,", "broken.png,good,,,p8,,"]
+    (folder / "manifest.csv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+def request(site: Path, **changes: object) -> LearnRequest:
+    dataset = Dataset(site / "manifest.csv", tuple(read_manifest(site / "manifest.csv")))
+    wanted = LearnRequest("blot", dataset, site / "engines", site / "calibration", steps=STEPS, seed=1)
+    return replace(wanted, **changes)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def learned(site: Path) -> tuple[LearnResult, list[Event]]:
+    said: list[Event] = []
+    return learn(request(site), said.append), said
+
+
+def test_learned_recipe_rejects_an_obvious_defect_and_passes_good_frames(
+    site: Path, learned: tuple[LearnResult, list[Event]]
+) -> None:
+    bundle = load_bundle(site / "engines" / "blot")
+    calibration = load_calibration(site / "calibration" / "blot.json", bundle.digest)
+    inspector = Inspector(bundle, open_runtime(bundle), calibration)
+    aside = [s for s in read_manifest(site / "manifest.csv") if s.split == "test" or s.label == "defect"]
+    inspections = list(
+        inspector.inspect([f for _, f in frames(aside, bundle.manifest.preprocess, module.DEFAULT_LIMITS)])
+    )
+    evaluations = {entry.frame.image.path: entry.judgement.evaluation for entry in inspections}
+    assert evaluations == {"good10.png": "OK", "good11.png": "OK", "bad.png": "NotOK"}
+    x, y, w, h = inspections[-1].judgement.defects[0].bbox
+    assert x <= 60 <= x + w
+    assert y <= 40 <= y + h
+
+
+def test_parts_are_whole_and_test_rows_and_defects_never_used(
+    site: Path, learned: tuple[LearnResult, list[Event]]
+) -> None:
+    result, _ = learned
+    assert {*result.split.train, *result.split.calibration} == {f"p{k}" for k in range(5)}
+    by_id = {learned_id(f.image.sha256): s for s, f in _frames_of(site)}
+    used = {by_id[identity].part for identity in result.bundle.manifest.training["learned_from"]}
+    assert used == set(result.split.train)
+    assert result.calibrated is not None
+    assert {entry.sample.part for entry in result.calibrated.frames} == set(result.split.calibration)
+    assert result.calibrated.learned == ()
+
+
+def _frames_of(site: Path) -> list[tuple[object, object]]:  # pairs of Sample and Frame
+    spec = load_bundle(site / "engines" / "blot").manifest.preprocess
+    return list(frames(read_manifest(site / "manifest.csv"), spec, module.DEFAULT_LIMITS, None, []))
+
+
+def test_it_says_what_it_chose_and_what_it_left_out(learned: tuple[LearnResult, list[Event]]) -> None:
+    result, said = learned
+    sentences = "\n".join(event.text for event in said if event.share is None)
+    assert "model fragment-cae: the shorter side of the frames is 96 px" in sentences
+    assert "left out: broken.png" in sentences
+    assert "WARNING view default: 4 calibration frames bound false rejects to 20.0%" in sentences
+    assert result.agreement["fp32"] <= 1e-3  # type: ignore[operator]
+
+
+def test_report_is_self_contained_and_tells_what_matters(
+    site: Path, learned: tuple[LearnResult, list[Event]]
+) -> None:
+    result, _ = learned
+    text = (site / "engines" / "blot" / "report.html").read_text()
+    assert result.bundle.digest in text
+    assert text.count("data:image/jpeg;base64,") == 2 * 4, "four calibration frames, each with its map"
+    assert "at most 20.0 % rejected" in text
+    assert "broken.png" in text
+    assert "<polyline" in text
+    assert "http" not in text.replace("http://www.w3.org", "")
+
+
+def test_same_seed_and_steps_give_the_same_model_file(
+    site: Path, learned: tuple[LearnResult, list[Event]], tmp_path: Path
+) -> None:
+    again = learn(request(site, engines=tmp_path / "engines", calibration=tmp_path / "calibration"))
+    assert again.bundle.manifest.files["model.onnx"] == learned[0].bundle.manifest.files["model.onnx"]
+    assert again.calibrated is not None
+    assert learned[0].calibrated is not None
+    first, second = (r.calibration.views["default"] for r in (learned[0].calibrated, again.calibrated))
+    assert second.threshold == pytest.approx(first.threshold, rel=1e-4)
+
+
+def test_interrupted_command_continues_and_leaves_nothing_behind(site: Path, tmp_path: Path) -> None:
+    wanted = request(site, engines=tmp_path / "engines", calibration=tmp_path / "calibration", steps=12)
+
+    def stop(event: Event) -> None:
+        if event.text.startswith("step 5"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(TryAgainError, match="5 steps"):
+        learn(wanted, stop)
+    resume = tmp_path / "engines" / "blot" / ".resume"
+    assert [file.name for file in resume.iterdir()] == ["checkpoint.pt"]
+    said: list[Event] = []
+    learn(replace(wanted, seed=2), said.append)
+    assert any("starts afresh" in event.text for event in said)
+    with pytest.raises(TryAgainError):
+        learn(wanted, stop)
+    learn(wanted, said.append)
+    assert any("continues an interrupted run at step 5" in event.text for event in said)
+    assert not resume.exists()
+
+
+def test_data_that_cannot_support_it_are_refused_before_learning(site: Path, tmp_path: Path) -> None:
+    good = [s for s in read_folder(site, None).samples if s.path.startswith("good")]
+    with pytest.raises(DataError, match="needs 19 good calibration frames") as caught:
+        learn(request(site, dataset=Dataset(site, tuple(good)), engines=tmp_path, too_few="refuse"))
+    assert caught.value.reason == "too_few_frames"
+    with pytest.raises(DataError, match="at least 2 are needed") as caught:
+        learn(request(site, dataset=Dataset(site, tuple(good[:1])), engines=tmp_path))
+    assert caught.value.reason == "too_few_frames"
+    assert not list(tmp_path.rglob("*.onnx"))
+
+
+def test_train_leaves_thresholds_to_calibrate(site: Path, tmp_path: Path) -> None:
+    result = learn(request(site, engines=tmp_path, calibration=tmp_path / "c", calibrate=False, steps=2))
+    assert result.calibrated is None
+    assert not (tmp_path / "c").exists()
+    assert "edge calibrate" in result.report.read_text()
+
+
+def test_names_and_models_that_cannot_be_are_refused(site: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be a recipe's name"):
+        learn(request(site, recipe="../evil"))
+    with pytest.raises(UsageError, match="no model"):
+        learn(request(site, model="resnet"))
+
+
+def test_training_facts_are_plain_json(learned: tuple[LearnResult, list[Event]]) -> None:
+    facts = json.loads(json.dumps(learned[0].bundle.manifest.training))
+    assert facts["steps"] == STEPS
+    assert facts["frames"]["train"] == {"default": 6}
+    assert "torch" in sys.modules
