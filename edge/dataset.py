@@ -15,7 +15,7 @@ from edge.errors import DataError, EdgeError, MissingInputError, UsageError
 from edge.intake.naming import Naming, compile_naming
 from edge.pipeline import PrepareJob, prepare_file
 from edge.preprocess import PreprocessSpec
-from edge.types import Frame, Identity
+from edge.types import Evaluation, Frame, Identity
 
 Label = Literal["good", "defect", "review", ""]
 
@@ -52,6 +52,19 @@ class Dataset:
     def good(self) -> tuple[Sample, ...]:
         """What may be learned from and calibrated with: good, and not set aside for testing."""
         return tuple(s for s in self.samples if s.label == "good" and s.split != "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One frame of known truth, and what was said of it; scores are None where it could not be scored."""
+
+    sample: Sample
+    view: str
+    is_defect: bool
+    evaluation: Evaluation
+    score: float | None  # normalised by the view's threshold
+    raw: float | None
+    page: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from edge import config as configuration
 from edge.app import find_recipe, open_recipe
-from edge.dataset import Sample, Unreadable, frames, read_manifest
+from edge.dataset import Outcome, Sample, Unreadable, frames, read_manifest
 from edge.decode import Limits
 from edge.errors import DataError
 from edge.judge.parts import ViewResult, judge_part
@@ -28,18 +28,6 @@ from edge.pipeline import Inspection, Inspector
 from edge.types import DEFAULT_VIEW, Evaluation
 
 MASK_ABOVE = 127
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """One frame of known truth, and what was said of it; scores are None where it could not be scored."""
-
-    sample: Sample
-    view: str
-    is_defect: bool
-    evaluation: Evaluation
-    score: float | None  # normalised by the view's threshold
-    raw: float | None
 
 
 @dataclass(slots=True)
@@ -73,7 +61,7 @@ def run_evaluate(
     if report is not None:
         from edge.evaluation_report import write_report
 
-        write_report(report, document, gathered, inspector, limits)
+        write_report(report, document, gathered.outcomes, gathered.unreadable, inspector, limits)
     if json:
         print(jsonlib.dumps(document, allow_nan=False))
     else:
@@ -100,6 +88,7 @@ def evaluate(inspector: Inspector, rows: Sequence[Sample], limits: Limits) -> Ga
                 judgement.evaluation,
                 judgement.score,
                 score.raw if np.isfinite(score.raw) else None,
+                frame.image.page,
             )
         )
         _count_pixels(gathered, inspector, sample, inspection)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import io
 import math
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -133,25 +135,24 @@ class Fit:
 
         Raises:
             DataError: the loss is not finite however small the learning rate.
-            TryAgainError: interrupted (Ctrl-C); the checkpoint is kept.
+            TryAgainError: interrupted (Ctrl-C, SIGTERM) after a whole step; the checkpoint is kept.
         """
         base_s, began, saved = self.progress.elapsed_s, self.clock(), self.clock()
-        try:
+        with _signals_between_steps() as interrupted:
             while not self.progress.stopped:
                 self.step()
                 now = self.clock()
                 self.progress.elapsed_s = base_s + now - began
-                if now - saved > CHECKPOINT_EVERY_S:
+                if now - saved > CHECKPOINT_EVERY_S or interrupted():
                     self.save()
                     saved = self.clock()
+                if interrupted():
+                    raise TryAgainError(
+                        f"learning was interrupted after {self.progress.step} steps",
+                        hint="the same command continues from there; with --fresh it starts again",
+                        reason="interrupted",
+                    )
                 report(self.share, self.progress)
-        except KeyboardInterrupt:
-            self.save()
-            raise TryAgainError(
-                f"learning was interrupted after {self.progress.step} steps",
-                hint="the same command continues from there; with --fresh it starts again",
-                reason="interrupted",
-            ) from None
         self.network.load_state_dict(self.best)
         self.network.eval()
         return self.progress
@@ -248,6 +249,30 @@ def _copied(network: nn.Module) -> dict[str, Tensor]:
 
 
 @contextmanager
+def _signals_between_steps() -> Iterator[Callable[[], bool]]:
+    """Whether to stop: a first Ctrl-C or SIGTERM waits for the step to end, so that what is saved is whole.
+
+    A second one does not wait. Outside the main thread, where Python allows no handlers, always False.
+    """
+    asked: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+
+    def handle(number: int, _: object) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    former = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
 def threads(count: int) -> Iterator[None]:
     """torch with so many threads, 0: as it is; the former number comes back."""
     former = torch.get_num_threads()
@@ -260,5 +285,6 @@ def threads(count: int) -> Iterator[None]:
 
 
 def cpu_has_bf16() -> bool:
-    """Whether bfloat16 is computed by instructions rather than emulated."""
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    """Whether bfloat16 is computed by instructions, not emulated; torch says so in private names only."""
+    asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, lambda: False)() for name in asked)

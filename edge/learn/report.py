@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import cv2
-import jinja2
 import numpy as np
 
-from edge import __version__
 from edge.artifacts import write_atomic
 from edge.calibrate import Calibrated, CalibrationFrame
 from edge.dataset import frames
@@ -22,14 +16,11 @@ from edge.decode import Limits
 from edge.infer.bundle import Bundle
 from edge.infer.runtime import Runtime
 from edge.judge.calibration import frames_needed
-from edge.learn.charts import loss_curve, score_histogram
 from edge.pipeline import Inspector
-from edge.types import FloatImage
+from edge.report import data_url, environment_of_this_machine, heat, render
+from edge.report.charts import loss_curve, score_histogram
 
-TEMPLATES = Path(__file__).parent / "templates"
 WORST_FRAMES = 6
-PICTURE_SIDE_PX = 420
-PACKAGES = ("numpy", "opencv-python-headless", "openvino", "torch", "onnx")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +48,8 @@ def write_report(
     left_out: Sequence[str],
 ) -> Path:
     """Render the report and write it as one self-contained file."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    text = environment.get_template("report.html").render(
+    text = render(
+        "learned.html",
         manifest=bundle.manifest,
         training=bundle.manifest.training,
         uses=_uses(bundle.manifest.training["frames"]),
@@ -128,46 +113,8 @@ def _worst(
                 page=entry.page,
                 view=entry.good.view,
                 score=relative(entry),
-                frame=_data_url(np.repeat((plane[..., None] * 255).astype(np.uint8), 3, axis=2)),
-                overlay=_data_url(overlay),
+                frame=data_url(np.repeat((plane[..., None] * 255).astype(np.uint8), 3, axis=2)),
+                overlay=data_url(overlay),
             )
         )
     return pictures
-
-
-def heat(
-    plane: FloatImage, values: FloatImage, pixel_threshold: float
-) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """The map over the plane: clear at 0, all colour at twice the pixel threshold; (h, w, 3) uint8 BGR."""
-    strength = np.clip(values / (2 * pixel_threshold), 0, 1)
-    colour = cv2.applyColorMap((strength * 255).astype(np.uint8), cv2.COLORMAP_INFERNO).astype(np.float32)
-    alpha = 0.75 * strength[..., None]
-    return np.asarray((1 - alpha) * plane[..., None] * 255 + alpha * colour, np.uint8)
-
-
-def _data_url(picture: np.ndarray[Any, np.dtype[np.uint8]]) -> str:
-    factor = min(1.0, PICTURE_SIDE_PX / max(picture.shape[:2]))
-    if factor < 1:
-        picture = cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]  # uint8 in and out
-    _, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 85])
-    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()
-
-
-def environment_of_this_machine() -> dict[str, str]:
-    """What the bundle was made with: versions, CPU, system."""
-    found = {"edge": __version__, "Python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found | {"CPU": _cpu(), "system": platform.platform()}
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]}, {len(names)} cores" if names else platform.machine()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from edge.errors import DataError, TryAgainError
 from edge.learn.datasets import Windows
-from edge.learn.fit import PATIENCE, Fit, FitSpec, Progress
+from edge.learn.fit import PATIENCE, Fit, FitSpec
 from edge.learn.models.fragment_cae import FragmentCae, FragmentCaeConfig
 from edge.preprocess import TileSpec
 
@@ -53,13 +54,20 @@ def weights(fit: Fit) -> list[Tensor]:
     return [tensor.clone() for tensor in fit.network.state_dict().values()]
 
 
-def interrupted(fit: Fit, after: int) -> Fit:
-    def report(share: float, progress: Progress) -> None:
-        if progress.step == after:
-            raise KeyboardInterrupt
+def interrupted(fit: Fit, after: int, number: signal.Signals = signal.SIGINT) -> Fit:
+    """Run until a signal arrives in the middle of step `after`."""
+    whole_loss = fit._loss
 
+    def loss(windows: Tensor) -> Tensor:
+        if fit.progress.step == after - 1:
+            signal.raise_signal(number)
+        return whole_loss(windows)
+
+    fit._loss = loss  # type: ignore[method-assign]
+    before = signal.getsignal(number)
     with pytest.raises(TryAgainError, match=f"interrupted after {after} steps"):
-        fit.run(report)
+        fit.run()
+    assert signal.getsignal(number) is before
     return fit
 
 
@@ -71,10 +79,11 @@ def test_same_seed_gives_the_same_weights_bit_for_bit(make: Make) -> None:
     assert not all(map(torch.equal, weights(first), weights(other)))
 
 
-def test_interrupted_run_continues_to_the_same_weights(make: Make) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_run_continues_to_the_same_weights(make: Make, number: signal.Signals) -> None:
     whole = make()
     whole.run()
-    interrupted(make(), after=13)
+    interrupted(make(), 13, number)
     continued = make()
     assert continued.resume()
     assert continued.progress.step == 13

@@ -40,10 +40,16 @@ def test_latent_of_the_fragment_network_holds_less_than_its_fragment() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sizes", "name"),
-    [([(100, 100)], "fragment-cae"), ([(700, 1024)] * 3, "cae"), ([(128, 4000)], "fragment-cae")],
+    ("sizes", "name", "said"),
+    [
+        ([(100, 100)], "fragment-cae", "0.01 megapixels"),
+        ([(700, 1024)] * 3, "fragment-cae", "0.72 megapixels"),
+        ([(100, 100), (1000, 5000), (1000, 5000)], "cae", "5.00 megapixels"),
+    ],
 )
-def test_model_is_chosen_by_the_shorter_side_and_says_why(sizes: list[tuple[int, int]], name: str) -> None:
+def test_model_is_chosen_by_the_size_of_the_frames_and_says_why(
+    sizes: list[tuple[int, int]], name: str, said: str
+) -> None:
     chosen, why = choose(sizes)
     assert chosen == name
-    assert f"{min(sizes[0])} px" in why
+    assert said in why

@@ -13,8 +13,9 @@ from edge.learn.models.cae import Cae, CaeConfig
 from edge.learn.models.fragment_cae import FragmentCae, FragmentCaeConfig
 from edge.preprocess import TileSpec
 
-# Below this a 320-px tile would be mostly mirrored border: less than half of it is the frame
-SMALL_SIDE_PX = 160
+# Fragments judge better for the same time of learning (docs/decisions.md), but at half steps every pixel is
+# computed four times: about a second for this many pixels on two cores, against 0.4 s for tiles
+MOST_PIXELS_FOR_FRAGMENTS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ MODELS: Mapping[str, ModelKind] = {
     "cae": ModelKind(
         build=lambda: Cae(CaeConfig()),
         tiles=TileSpec(size_px=320, keep_px=256, step_px=256),
-        score=ScoreSpec(map="ssim", smooth_px=4.0, statistic="peak", peak_px=16),
+        score=ScoreSpec(map="ssim", smooth_px=8.0, statistic="peak", peak_px=16),
         loss="ssim+l2",
         window_px=160,
         batch=16,
@@ -43,7 +44,7 @@ MODELS: Mapping[str, ModelKind] = {
     "fragment-cae": ModelKind(
         build=lambda: FragmentCae(FragmentCaeConfig()),
         tiles=TileSpec(size_px=64, keep_px=64, step_px=32),
-        score=ScoreSpec(map="ssim", smooth_px=4.0, statistic="peak", peak_px=16),
+        score=ScoreSpec(map="ssim", smooth_px=8.0, statistic="peak", peak_px=16),
         loss="ssim+l2",
         window_px=64,
         batch=64,
@@ -55,9 +56,10 @@ MODELS: Mapping[str, ModelKind] = {
 def choose(sizes: Sequence[tuple[int, int]]) -> tuple[str, str]:
     """(name, why) for `--model auto`, from the (height, width) of the preprocessed frames.
 
-    Small frames would be mostly mirrored border in a 320-px tile, so they are learned by fragments.
+    The more sensitive network where it judges a frame in about a second, else the faster one.
     """
-    shorter = sorted(min(size) for size in sizes)[len(sizes) // 2]
-    if shorter < SMALL_SIDE_PX:
-        return "fragment-cae", f"the shorter side of the frames is {shorter} px, below {SMALL_SIDE_PX}"
-    return "cae", f"the shorter side of the frames is {shorter} px, at least {SMALL_SIDE_PX}"
+    pixels = sorted(height * width for height, width in sizes)[len(sizes) // 2]
+    size = f"frames have {pixels / 1e6:.2f} megapixels"
+    if pixels <= MOST_PIXELS_FOR_FRAGMENTS:
+        return "fragment-cae", f"{size}, which fragments at half steps can judge in about a second"
+    return "cae", f"{size}, too many for fragments at half steps"

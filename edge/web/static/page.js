@@ -29,29 +29,41 @@ function showReady(word, className, reasons) {
   list.hidden = list.childElementCount === 0;
 }
 
-// {a: {b: 1}, c: "x"} → [["a b", 1], ["c", "x"]]
-function flat(value, name = "") {
-  if (value !== null && typeof value === "object" && !Array.isArray(value)) {
-    return Object.entries(value).flatMap(([key, inner]) => flat(inner, `${name} ${key}`.trim()));
-  }
-  return Array.isArray(value) || value === "" ? [] : [[name.replaceAll("_", " "), value]];
+function card(title, value, detail) {
+  const made = element("div");
+  made.append(element("dt", title), element("dd", value));
+  if (detail) made.append(element("dd", detail, "detail"));
+  return made;
 }
 
-function shownAs(value) {
-  if (typeof value === "number") return value.toLocaleString();
-  if (typeof value === "boolean") return value ? "yes" : "no";
-  return String(value ?? "–");
+const number = (value) => (value ?? 0).toLocaleString();
+
+function counted(title, counts) {
+  const total = Object.values(counts).reduce((sum, count) => sum + count, 0);
+  const parts = ["OK", "NotOK", "NotDecidable"].filter((name) => counts[name]);
+  return card(title, number(total), parts.map((name) => `${number(counts[name])} ${name}`).join(" · "));
 }
 
 function showFigures(status) {
   byId("station").textContent = status.station ?? "";
   document.title = `edge ${status.station ?? ""}`;
-  const { station, ...rest } = status;
-  const cards = flat(rest).map(([name, value]) => {
-    const card = element("div");
-    card.append(element("dt", name), element("dd", shownAs(value)));
-    return card;
-  });
+  const cards = [counted("frames", status.verdicts.frame), counted("parts", status.verdicts.part)];
+  for (const [name, source] of Object.entries(status.backlog)) {
+    cards.push(card(`source ${name}`, source.unavailable ? "gone" : number(source.waiting),
+      source.unavailable ?? "frames waiting"));
+  }
+  for (const [name, sink] of Object.entries(status.outbox)) {
+    cards.push(card(`sink ${name}`, sink.connected ? number(sink.depth) : "not connected",
+      sink.connected ? "verdicts to deliver" : `${number(sink.depth)} to deliver; ${sink.lastError ?? ""}`));
+  }
+  for (const [name, recipe] of Object.entries(status.recipes)) {
+    cards.push(card(`recipe ${name}`, recipe.bundle,
+      `${recipe.runtime} ${recipe.precision} · bundle ${recipe.bundleSha256.slice(0, 12)}`));
+  }
+  cards.push(card("up", `${number(Math.round(status.uptime_s / 60))} min`, `edge ${status.version}`));
+  if (status.lastReload) {
+    cards.push(card("last reload", status.lastReload.ok ? "taken over" : "refused", status.lastReload.error ?? ""));
+  }
   byId("figures").replaceChildren(...cards);
 }
 

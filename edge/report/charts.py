@@ -9,20 +9,23 @@ import numpy as np
 from markupsafe import Markup
 
 WIDTH, HEIGHT = 360, 120
+BIN = 0.05  # of a histogram, in thresholds
 LEFT, RIGHT, TOP, BOTTOM = 8, 8, 16, 22
 
 
 def score_histogram(scores: Sequence[float], threshold: float) -> Markup:
     """Raw scores of good frames relative to the threshold, with the threshold as a line at 1."""
     relative = np.asarray(scores, np.float64) / threshold
-    top = max(1.15, float(relative.max()) * 1.05)
-    counts, edges = np.histogram(relative, bins=min(30, max(8, len(scores) // 2)), range=(0.0, top))
+    edges = np.arange(0, max(1.15, float(relative.max())) + BIN, BIN)
+    # a score at an edge belongs below it: at the threshold a frame is still OK
+    counts, _ = np.histogram(np.maximum(relative - 1e-9, 0), bins=edges)
+    top = float(edges[-1])
     highest = max(1, int(counts.max()))
     parts = []
     for count, start, stop in zip(counts, edges[:-1], edges[1:], strict=True):
-        if count:
+        if count:  # the threshold is an edge, so a bar is on one side of it
             x, y = _x(start / top), _y(count / highest)
-            kind = "bar above" if start >= 1 else "bar"
+            kind = "bar above" if start > 1 - BIN / 2 else "bar"
             parts.append(
                 f'<rect class="{kind}" x="{x:.1f}" y="{y:.1f}" width="{_x(stop / top) - x - 1:.1f}" '
                 f'height="{_y(0) - y:.1f}"><title>{count} frames, {start:.2f} to {stop:.2f}</title></rect>'
@@ -75,3 +78,31 @@ def _svg(parts: Sequence[str], title: str) -> Markup:
     body = "".join((base, *parts))
     # numbers and our own words only: nothing in it comes from file names
     return Markup(f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{title}">{body}</svg>')
+
+
+def curves(lines: Sequence[tuple[str, Sequence[float], Sequence[float]]], title: str) -> Markup:
+    """Curves of shares over shares, each (CSS class, x values, y values) with all values in 0..1."""
+    parts = []
+    for kind, xs, ys in lines:
+        points = " ".join(f"{_x(x):.1f},{_y(y):.1f}" for x, y in zip(xs, ys, strict=True))
+        parts.append(f'<polyline class="{kind}" points="{points}"/>')
+    for tick in (0.0, 0.5, 1.0):
+        parts.append(f'<text x="{_x(tick):.1f}" y="{HEIGHT - 6}" text-anchor="middle">{tick:g}</text>')
+    return _svg(parts, title)
+
+
+def score_strip(good: Sequence[float], defect: Sequence[float]) -> Markup:
+    """Normalised scores of good frames (below) and defect frames (above), the threshold as a line at 1."""
+    top = max(2.0, *good, *defect) * 1.05
+    parts = []
+    for kind, scores, level in (("dot", good, 0.3), ("dot above", defect, 0.75)):
+        for number, score in enumerate(scores):
+            y = _y(level + 0.2 * ((number * 0.618) % 1.0 - 0.5))  # spread, so that equal scores show
+            parts.append(f'<circle class="{kind}" cx="{_x(score / top):.1f}" cy="{y:.1f}" r="2.6"/>')
+    line = _x(1 / top)
+    parts.append(f'<line class="limit" x1="{line:.1f}" x2="{line:.1f}" y1="{TOP - 3}" y2="{_y(0)}"/>')
+    parts.append(f'<text class="limit" x="{line:.1f}" y="{TOP - 7}" text-anchor="middle">threshold</text>')
+    step = max(0.5, round(top / 8 * 2) / 2)
+    for tick in np.arange(0.0, top, step):
+        parts.append(f'<text x="{_x(tick / top):.1f}" y="{HEIGHT - 6}" text-anchor="middle">{tick:g}</text>')
+    return _svg(parts, f"scores of {len(good)} good and {len(defect)} defect frames")

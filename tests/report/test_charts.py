@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from xml.etree import ElementTree
 
-from edge.learn.charts import loss_curve, score_histogram
+from edge.report.charts import loss_curve, score_histogram
 
 
 def test_histogram_counts_every_frame_and_shows_those_above_the_threshold() -> None:

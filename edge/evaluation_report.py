@@ -1,0 +1,101 @@
+"""What `edge evaluate --report` writes: figures, curves, scores, and the frames it got most wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from edge.artifacts import write_atomic
+from edge.dataset import Outcome, Unreadable, frames
+from edge.decode import Limits
+from edge.judge.ranking import Curve, curve
+from edge.pipeline import Inspector
+from edge.report import data_url, environment_of_this_machine, heat, render
+from edge.report.charts import curves, score_strip
+
+WORST_FRAMES = 6
+
+
+def write_report(
+    file: Path,
+    document: Mapping[str, Any],
+    outcomes: Sequence[Outcome],
+    unreadable: Sequence[Unreadable],
+    inspector: Inspector,
+    limits: Limits,
+) -> None:
+    """Render the document of `edge evaluate` and what it rests on as one self-contained file."""
+    scored = [o for o in outcomes if o.score is not None and o.raw is not None]
+    truth = [o.is_defect for o in scored]
+    both = (curve([o.score or 0.0 for o in scored], truth), curve([o.raw or 0.0 for o in scored], truth))
+    has_both = both[0].positives > 0 and both[0].negatives > 0
+    text = render(
+        "evaluated.html",
+        document=document,
+        created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
+        roc=_roc(*both) if has_both else "",
+        pr=_precision_recall(*both) if has_both else "",
+        views=[_view(name, row, scored) for name, row in document["per_view"].items()],
+        worst=_worst(scored, inspector, limits),
+        unreadable=unreadable,
+        environment=environment_of_this_machine(),
+    )
+    write_atomic(file, text.encode())
+
+
+def _roc(normalised: Curve, raw: Curve) -> Markup:
+    lines = []
+    for kind, one in (("train", raw), ("validation", normalised)):
+        xs = [0.0, *(one.false_positives / one.negatives)]
+        lines.append((kind, xs, [0.0, *(one.true_positives / one.positives)]))
+    return curves(lines, "ROC")
+
+
+def _precision_recall(normalised: Curve, raw: Curve) -> Markup:
+    lines = []
+    for kind, one in (("train", raw), ("validation", normalised)):
+        precision = one.true_positives / (one.true_positives + one.false_positives)
+        lines.append((kind, list(one.true_positives / one.positives), list(precision)))
+    return curves(lines, "precision over recall")
+
+
+def _view(name: str, row: Mapping[str, Any], scored: Sequence[Outcome]) -> dict[str, Any]:
+    mine = [o for o in scored if o.view == name]
+    good = [o.score for o in mine if not o.is_defect and o.score is not None]
+    defect = [o.score for o in mine if o.is_defect and o.score is not None]
+    return {"name": name, "row": row, "chart": score_strip(good, defect)}
+
+
+def _worst(
+    scored: Sequence[Outcome], inspector: Inspector, limits: Limits
+) -> list[tuple[str, list[dict[str, Any]]]]:
+    """The defect frames with the lowest and the good frames with the highest scores."""
+    by_score = sorted(scored, key=lambda o: o.score or 0.0)
+    escapes = [o for o in by_score if o.is_defect][:WORST_FRAMES]
+    rejects = [o for o in reversed(by_score) if not o.is_defect][:WORST_FRAMES]
+    return [
+        ("Defect frames with the lowest scores", [_picture(o, inspector, limits) for o in escapes]),
+        ("Good frames with the highest scores", [_picture(o, inspector, limits) for o in rejects]),
+    ]
+
+
+def _picture(outcome: Outcome, inspector: Inspector, limits: Limits) -> dict[str, Any]:
+    sample = outcome.sample
+    pages = frames([sample], inspector.bundle.manifest.preprocess, limits)
+    plane = next(frame.plane for _, frame in pages if frame.image.page == outcome.page)
+    (score,) = inspector.score([plane])
+    assert inspector.calibration is not None
+    threshold = inspector.calibration.pixel_threshold(outcome.view) or float(score.map.max())
+    return {
+        "path": sample.path,
+        "view": outcome.view,
+        "defect": sample.defect,
+        "score": outcome.score,
+        "frame": data_url(np.repeat((plane[..., None] * 255).astype(np.uint8), 3, axis=2)),
+        "overlay": data_url(heat(plane, score.map, threshold)),
+    }
