@@ -26,8 +26,9 @@ results: $(INSTALLED_DEV)
 # how engines/demo and calibration/demo.json were made
 demo-recipe: $(INSTALLED_DEV)
 	rm -rf var/demo-frames
-	$(EDGE) simulate var/demo-frames --parts 40 --seed 1 --burst
-	$(EDGE) learn var/demo-frames --recipe demo --template '{batch}/{part}_{view}' --minutes 8 --seed 1
+	$(EDGE) simulate var/demo-frames --parts 60 --defect-share 0 --seed 1 --burst
+	$(EDGE) learn var/demo-frames --recipe demo --template '{batch}/{part}_{view}' \
+	  --model fragment-cae --scale 0.5 --smooth 1 --peak 16 --steps 900 --seed 1 --threads 2
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -162,7 +162,7 @@ def calibrate(
         result = calibrate_recipe(
             dataset.good(), bundle, open_runtime(bundle, precision="fp32", cache=site.compiled), target,
             recipe=recipe, false_reject=false_reject, too_few=too_few, limits=site.limits,
-            value_range=parse_range(value_range) or _learned_range(bundle),
+            value_range=parse_range(value_range),
             on_frame=lambda done, of: listen(Event("calibrate", f"frame {done + 1} of {of}", done / of)),
         )  # fmt: skip
         for bad in result.unreadable:
@@ -249,6 +249,7 @@ def preprocess_from(options: Mapping[str, Any]) -> PreprocessSpec:
         return PreprocessSpec(
             gray=options["gray"],
             window=options["window"],
+            value_range=parse_range(options["value_range"]),
             size_px=parse_size(options["size"]),
             scale=options["scale"],
             illumination=options["illumination"],
@@ -320,7 +321,6 @@ def _learn_from(options: Mapping[str, Any], *, calibrate: bool) -> None:
         preprocess=preprocess_from(options),
         score=score,
         augmentation=options["augment"],
-        value_range=parse_range(options["value_range"]),
         limits=site.limits,
         calibrate=calibrate,
         **{name: options[name] for name in (*same, *thresholds)},
@@ -334,12 +334,6 @@ def _wrong_option(error: Any) -> UsageError:
     first = error.errors()[0]
     name = "-".join(str(part) for part in first["loc"]) or "the preprocessing"
     return UsageError(f"{name}: {first['msg']}", hint="see --help for what each option takes")
-
-
-def _learned_range(bundle: Bundle) -> tuple[float, float] | None:
-    """The value range that a bundle was learned with, where it was given one."""
-    recorded = bundle.manifest.training.get("value_range")
-    return (recorded[0], recorded[1]) if recorded else None
 
 
 def _learning_facts(result: LearnResult) -> dict[str, Any]:

@@ -52,7 +52,6 @@ class LearnRequest:
     score: Mapping[str, Any] = field(default_factory=dict)  # overrides of the model's ScoreSpec
     loss: LossName | None = None
     augmentation: Augmentation | None = None
-    value_range: tuple[float, float] | None = None
     limits: Limits = DEFAULT_LIMITS
     calibrate: bool = True
     fresh: bool = False
@@ -140,7 +139,6 @@ def _learn(request: LearnRequest, folder: Path, store: PlaneStore, listen: Liste
         calibrated=calibrated,
         runtime=runtime,
         limits=request.limits,
-        value_range=request.value_range,
         curve=progress.curve,
         agreement=agreement,
         left_out=_left_out(request, unreadable),
@@ -163,7 +161,7 @@ def _read(
         )
     found: list[GoodPlane] = []
     seen = set()
-    for sample, frame in frames(wanted, request.preprocess, request.limits, request.value_range, unreadable):
+    for sample, frame in frames(wanted, request.preprocess, request.limits, unreadable=unreadable):
         seen.add(sample.path)
         listen(Event("prepare", sample.path, len(seen) / len(wanted)))
         found.append(
@@ -288,7 +286,6 @@ def _training(
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "frames": {use: dict(views) for use, views in counts.items()},
-        "value_range": request.value_range,
         "learned_from_sha256": hashlib.sha256("".join(learned).encode()).hexdigest(),
         "learned_from": learned,
     }
@@ -323,7 +320,6 @@ def _calibrate(
         false_reject=request.false_reject,
         too_few=request.too_few,
         limits=request.limits,
-        value_range=request.value_range,
         on_frame=lambda done, of: listen(Event("calibrate", f"frame {done + 1} of {of}", done / of)),
     )
     for sentence in calibrated.shortfalls():

@@ -42,7 +42,6 @@ def write_report(
     calibrated: Calibrated | None,
     runtime: Runtime,
     limits: Limits,
-    value_range: tuple[float, float] | None,
     curve: Sequence[tuple[int, float, float]],
     agreement: Mapping[str, float | str],
     left_out: Sequence[str],
@@ -58,7 +57,7 @@ def write_report(
         views=_views(calibrated) if calibrated else [],
         shortfalls=calibrated.shortfalls() if calibrated else [],
         needed=frames_needed(calibrated.calibration.false_reject) if calibrated else 0,
-        worst=_worst(bundle, calibrated, runtime, limits, value_range) if calibrated else [],
+        worst=_worst(bundle, calibrated, runtime, limits) if calibrated else [],
         curve=loss_curve(curve, bundle.manifest.training["best_step"]),
         agreement=agreement,
         left_out=left_out,
@@ -92,7 +91,6 @@ def _worst(
     calibrated: Calibrated,
     runtime: Runtime,
     limits: Limits,
-    value_range: tuple[float, float] | None,
 ) -> list[Picture]:
     """The good calibration frames nearest to their threshold, or beyond it."""
     views = calibrated.calibration.views
@@ -103,7 +101,7 @@ def _worst(
     inspector = Inspector(bundle, runtime)
     pictures = []
     for entry in sorted(calibrated.frames, key=relative, reverse=True)[:WORST_FRAMES]:
-        pages = frames([entry.sample], bundle.manifest.preprocess, limits, value_range)
+        pages = frames([entry.sample], bundle.manifest.preprocess, limits)
         plane = next(frame.plane for _, frame in pages if frame.image.page == entry.page)
         (score,) = inspector.score([plane])
         overlay = heat(plane, score.map, views[entry.good.view].pixel_threshold)

@@ -29,12 +29,13 @@ def to_plane(
 ) -> FloatImage:
     """The (h, w) float32 plane in 0..1 that is cut into tiles.
 
-    `value_range` (black, white) in stored values stands in for what the file declares.
+    `value_range` (black, white) in stored values goes before the spec's, and that before what the file
+    declares: a scanner that writes 12 bits into 16 may be replaced by one that does not.
 
     Raises:
         DataError: the pixels cannot be brought to a plane (not finite, wrong dimensions).
     """
-    low, high = value_range or (picture.low, picture.high)
+    low, high = value_range or spec.value_range or (picture.low, picture.high)
     gray = to_gray(picture.pixels, spec.gray)
     if not np.isfinite(gray).all():
         raise DataError("the frame has pixels that are not finite numbers", reason="pixels_not_finite")

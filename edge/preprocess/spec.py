@@ -46,6 +46,9 @@ class PreprocessSpec(_Spec):
     version: Literal[1] = 1
     gray: Literal["bt601", "bt709", "mean", "red", "green", "blue"] = "bt601"
     window: Literal["declared", "percentile"] = "declared"
+    value_range: tuple[float, float] | None = (
+        None  # stored values of black and white, before what files declare
+    )
     percentiles: tuple[float, float] = (0.5, 99.5)  # of the frame's own pixels; only for window = percentile
     size_px: tuple[int, int] | None = None  # (width, height) every frame is brought to
     scale: float = Field(1.0, gt=0, le=8)  # otherwise: plane pixels per frame pixel
@@ -58,6 +61,8 @@ class PreprocessSpec(_Spec):
         low, high = self.percentiles
         if not 0 <= low < high <= 100:
             raise ValueError("percentiles must be (low, high) within 0..100")
+        if self.value_range is not None and self.value_range[0] == self.value_range[1]:
+            raise ValueError("value_range needs two different values")
         if self.size_px is not None and min(self.size_px) < 8:
             raise ValueError("size_px is below 8")
         return self

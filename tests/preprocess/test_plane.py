@@ -42,6 +42,13 @@ def test_one_percent_of_the_scale_under_a_declared_window_gives_the_same_plane(
     assert np.abs(plane - to_plane(picture(gray8, 8), spec)).max() < tolerance
 
 
+def test_a_value_range_of_the_recipe_goes_before_the_files_and_the_sources_before_both() -> None:
+    pixels = np.full((4, 4), 100, np.uint16)
+    spec = PreprocessSpec(value_range=(0, 400))
+    assert to_plane(picture(pixels, 16), spec)[0, 0] == pytest.approx(0.25)
+    assert to_plane(picture(pixels, 16), spec, (0, 200))[0, 0] == pytest.approx(0.5)
+
+
 def test_scaling_never_follows_the_frames_own_extremes() -> None:
     dim = np.full((8, 8), 100, np.uint8)
     dim[0, 0] = 110
