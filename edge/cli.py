@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 
 from edge import __version__
@@ -15,10 +14,12 @@ from edge.errors import EdgeError
 from edge.learn.cli import calibrate, compile_, learn, train
 from edge.simulate.cli import simulate
 
-EXIT_BAD_ANSWER = 1
 EXIT_USAGE = 64
-EXIT_INTERNAL = 70
 EXIT_INTERRUPTED = 130
+
+# typer brings its own copy of click in newer versions and uses the real one in older ones: either way its
+# usage errors have the base of the one that it exports
+_CliUsageError: Any = typer.BadParameter.__base__
 
 app = typer.Typer(
     name="edge",
@@ -48,10 +49,10 @@ def _run(arguments: list[str]) -> int:
     try:
         code = typer.main.get_command(app).main(arguments, prog_name="edge", standalone_mode=False)
         return code if isinstance(code, int) else 0
-    except click.exceptions.UsageError as error:
+    except _CliUsageError as error:
         error.show()
         return EXIT_USAGE
-    except (click.exceptions.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
     except EdgeError as error:

@@ -43,7 +43,7 @@ def test_half_written_file_is_not_yielded(tmp_path: Path) -> None:
     assert paths(scan.step(5.9)) == ["slow.png"]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.floats(0.05, 3.0), st.booleans()), max_size=25))
 def test_no_file_is_handed_on_within_the_settle_time_of_a_seen_change(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[float, bool]]

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from edge.preprocess import TileSpec, Tiling
 from edge.preprocess.tiles import Stitcher
 
-sizes = st.integers(1, 200)
+sizes = st.integers(1, 120)
 
 
 @st.composite

@@ -1,0 +1,173 @@
+"""inspect, evaluate and the command line itself, on a recipe with a real (small) network."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from edge.cli import _run
+from edge.testing import write_frame
+from tests.sites import VIEWS, make_recipe
+
+Edge = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("commands")
+    make_recipe(folder)
+    return folder
+
+
+@pytest.fixture
+def edge(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Edge:
+    for name in ("engines", "calibration"):
+        (tmp_path / name).symlink_to(recipe / name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("EDGE_CONFIG", raising=False)
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        code = _run([str(a) for a in arguments])
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return code, captured.out, captured.err
+
+    return run
+
+
+def known_frames(folder: Path) -> Path:
+    """Ten parts of two views, every fifth with a defect, with masks and a manifest."""
+    rows = []
+    for part in range(10):
+        for view in VIEWS:
+            defect = part % 5 == 0 and view == "02"
+            name = f"P{part}_{view}.png"
+            write_frame(folder / name, defect=defect, seed=part * 10 + int(view))
+            mask = ""
+            if defect:
+                mask = f"mask_{name}"
+                pixels = np.zeros((48, 64), np.uint8)
+                pixels[10:22, 20:32] = 255
+                cv2.imwrite(str(folder / mask), pixels)
+            rows.append((name, "defect" if defect else "good", mask, view, f"P{part}", "", "test"))
+    with (folder / "manifest.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows([("path", "label", "mask", "view", "part", "defect", "split"), *rows])
+    return folder / "manifest.csv"
+
+
+def test_inspect_gives_a_verdict_a_line_and_exit_1_for_a_bad_frame(edge: Edge, tmp_path: Path) -> None:
+    write_frame(tmp_path / "in" / "P1_01.png")
+    write_frame(tmp_path / "in" / "P1_02.png", defect=True, seed=1)
+    code, out, _ = edge("inspect", "in", "--recipe", "blur", "--template", "{part}_{view}", "--json")
+    first, second = map(json.loads, out.splitlines())
+    assert code == 1
+    assert (first["resultEvaluation"], second["resultEvaluation"]) == ("OK", "NotOK")
+    assert second["partId"] == "P1"
+    (tmp_path / "in" / "P1_02.png").unlink()
+    assert edge("inspect", "in", "--recipe", "blur", "--template", "{part}_{view}")[0] == 0
+
+
+def test_inspect_sorts_frames_and_leaves_pictures(edge: Edge, tmp_path: Path) -> None:
+    write_frame(tmp_path / "in" / "a_01.png")
+    write_frame(tmp_path / "in" / "sub" / "b_01.png", defect=True)
+    (tmp_path / "in" / "c_01.png").write_bytes(b"no picture")
+    code, out, err = edge("inspect", "in", "--recipe", "blur", "--template", "{part}_{view}", "--out", "out")
+    assert code == 1
+    made = {str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*") if p.is_file()}
+    assert {"io/a_01.png", "nio/sub/b_01.png", "undecided/c_01.png"} <= made
+    assert {"overlay/sub/b_01.png.jpg", "heatmap/sub/b_01.png.png"} <= made
+    assert "c_01.png" in err
+    assert "NotDecidable" in out
+
+
+def test_a_frame_without_a_view_is_not_decidable_for_a_recipe_with_views(edge: Edge, tmp_path: Path) -> None:
+    write_frame(tmp_path / "a.png")
+    code, out, _ = edge("inspect", "a.png", "--recipe", "blur", "--json")
+    assert code == 1
+    assert json.loads(out)["reasons"] == ["view_not_calibrated"]
+
+
+def test_evaluate_gives_the_contracts_document(edge: Edge, tmp_path: Path) -> None:
+    manifest = known_frames(tmp_path)
+    code, out, _ = edge(
+        "evaluate", "--recipe", "blur", "--manifest", manifest, "--json", "--report", "r.html"
+    )
+    document = json.loads(out)
+    assert code == 0
+    assert document["frames"] == 20
+    assert document["image"]["auroc"] == 1.0
+    assert document["image"]["threshold_source"] == "calibration"
+    assert document["confusion"] == [[18, 0], [0, 2]]
+    assert document["rates"] == {"false_reject": 0.0, "escape": 0.0, "not_decidable": 0.0}
+    assert document["pixel"]["auroc"] > 0.7  # a blur gives the inside of the patch back
+    assert document["parts"]["confusion"] == [[8, 0], [0, 2]]
+    assert set(document["per_view"]) == set(VIEWS)
+    assert document["per_view"]["02"]["defects"] == 2
+    report = (tmp_path / "r.html").read_text()
+    assert "ROC" in report
+    assert "P0_02.png" in report
+
+
+def test_an_unreadable_frame_counts_as_not_decidable(edge: Edge, tmp_path: Path) -> None:
+    manifest = known_frames(tmp_path)
+    (tmp_path / "P0_02.png").write_bytes(b"broken")
+    code, out, err = edge("evaluate", "--recipe", "blur", "--manifest", manifest, "--json")
+    document = json.loads(out)
+    assert code == 0
+    assert document["rates"]["not_decidable"] == pytest.approx(1 / 20)
+    assert document["confusion"] == [[18, 0], [0, 2]]
+    assert "P0_02.png" in err
+
+
+def test_a_mask_of_another_size_is_named(edge: Edge, tmp_path: Path) -> None:
+    manifest = known_frames(tmp_path)
+    cv2.imwrite(str(tmp_path / "mask_P0_02.png"), np.zeros((5, 5), np.uint8))
+    code, _, err = edge("evaluate", "--recipe", "blur", "--manifest", manifest)
+    assert code == 65
+    assert "mask_P0_02.png: is 5×5, its frame 64×48" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("inspect", "nowhere.png", "--recipe", "blur"), 66, "nowhere.png: no such file"),
+        (("inspect", ".", "--recipe", "blurr"), 78, "known: blur"),
+        (("inspect", ".", "--recipe", "blur", "--template", "{prat}"), 64, "unknown field {prat}"),
+        (("inspect", ".", "--recipe", "blur", "--value-range", "5"), 64, "not LOW:HIGH"),
+        (("evaluate", "--recipe", "blur", "--manifest", "none.csv"), 66, "none.csv"),
+        (("frobnicate",), 64, "No such command"),
+        (("inspect", "--recipe"), 64, ""),
+        (("run", "--config", "none.toml"), 78, "none.toml: no such configuration file"),
+        (("check", "--config", "none.toml"), 78, "EDGE_CONFIG"),
+    ],
+)
+def test_mistakes_are_answered_with_a_line_and_a_code(
+    edge: Edge, tmp_path: Path, arguments: tuple[str, ...], code: int, said: str
+) -> None:
+    write_frame(tmp_path / "a.png")
+    got, _, err = edge(*arguments)
+    assert got == code
+    assert said in err
+
+
+def test_a_typo_in_config_toml_is_named_with_its_line(edge: Edge, tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text('[station]\nnmae = "x"\n')
+    code, _, err = edge("check")
+    assert code == 78
+    assert "config.toml:2: unknown key 'station.nmae'" in err
+    assert "did you mean 'name'?" in err
+
+
+def test_version_and_help(edge: Edge) -> None:
+    assert edge("--version")[:2] == (0, "edge 0.1.0\n")
+    code, out, _ = edge("--help")
+    assert code == 0
+    for command in ("demo", "learn", "run", "inspect", "evaluate", "check", "status", "simulate"):
+        assert command in out
