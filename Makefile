@@ -29,6 +29,9 @@ demo-recipe: $(INSTALLED_DEV)
 	$(EDGE) simulate var/demo-frames --parts 60 --defect-share 0 --seed 1 --burst
 	$(EDGE) learn var/demo-frames --recipe demo --template '{batch}/{part}_{view}' \
 	  --model fragment-cae --scale 0.5 --smooth 1 --peak 16 --steps 900 --seed 1 --threads 2
+	rm -rf var/demo-calibration
+	$(EDGE) simulate var/demo-calibration --parts 100 --defect-share 0 --seed 2 --burst
+	$(EDGE) calibrate var/demo-calibration --recipe demo --template '{batch}/{part}_{view}' --false-reject 0.01
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -191,12 +191,12 @@ def test_requests_are_answered(site: Site) -> None:
     assert json.loads(retained(site, "response/status"))["ready"] is True
     site.subscriber.publish("edge/st/request/rescan", b"")
     until(lambda: retained(site, "response/rescan"), "an answer")
-    site.subscriber.publish("edge/st/request/reload", b"")
-    until(lambda: retained(site, "response/reload"), "an answer")
-    until(lambda: _reloaded(daemon), "the reload")
     site.subscriber.publish("edge/st/request/dance", b"")
     until(lambda: retained(site, "response/dance"), "an answer")
     assert json.loads(retained(site, "response/dance"))["ok"] is False
+    site.subscriber.publish("edge/st/request/reload", b"")
+    until(lambda: retained(site, "response/reload"), "an answer")
+    until(lambda: _reloaded(daemon), "the reload")
 
 
 def test_a_second_daemon_on_the_site_is_refused(site: Site) -> None:
