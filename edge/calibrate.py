@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge.artifacts import read_signed_json
 from edge.dataset import Sample, Unreadable, frames
 from edge.decode import Limits
-from edge.errors import DataError
+from edge.errors import BundleError, DataError
 from edge.infer.bundle import Bundle
 from edge.infer.runtime import Runtime
 from edge.judge.calibration import Calibration, GoodFrame, TooFew, calibrate, save_calibration
 from edge.pipeline import Inspector
-from edge.types import Frame
+from edge.types import DEFAULT_VIEW, Frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,7 @@ def calibrate_recipe(
     too_few: TooFew,
     limits: Limits,
     value_range: tuple[float, float] | None = None,
+    views: Collection[str] = (),
     on_frame: Callable[[int, int], None] = lambda done, of: None,
 ) -> Calibrated:
     """Score good frames through the pipeline and save their thresholds as `file`.
@@ -72,7 +74,7 @@ def calibrate_recipe(
     sha256 of their bytes: a network reconstructs what it has seen better than what it will see.
 
     Raises:
-        DataError: no usable frame, or (`too_few="refuse"`) too few for a view.
+        DataError: no usable frame, or (`too_few="refuse"`) too few for a view, or none of one of `views`.
     """
     known = frozenset(bundle.manifest.training.get("learned_from", ()))
     learned: list[str] = []
@@ -96,6 +98,7 @@ def calibrate_recipe(
             hint="give good frames that the network has not seen",
             reason="too_few_frames",
         )
+    _check_kept(views, {frame.view for frame in good})
     calibration = calibrate(
         good,
         recipe=recipe,
@@ -110,6 +113,28 @@ def calibrate_recipe(
         frames=tuple(CalibrationFrame(*at, frame) for at, frame in zip(seen, good, strict=True)),
         learned=tuple(dict.fromkeys(learned)),
         unreadable=tuple(unreadable),
+    )
+
+
+def calibrated_views(file: Path) -> tuple[str, ...]:
+    """The views that have thresholds in a calibration; none where it is missing or damaged."""
+    try:
+        return tuple(read_signed_json(file, Calibration).views)
+    except BundleError:
+        return ()
+
+
+def _check_kept(wanted: Collection[str], found: Collection[str]) -> None:
+    """A view without thresholds is NotDecidable from then on: not by mistake."""
+    lost = sorted(set(wanted) - set(found))
+    if not lost:
+        return
+    raise DataError(
+        f"no good frame of view {', '.join(lost)}, which would lose its thresholds; there are frames of "
+        f"{', '.join('no named view' if view == DEFAULT_VIEW else f'view {view}' for view in sorted(found))}",
+        hint="say which view each frame shows with --template, --pattern or --manifest, add frames of the "
+        "missing views, or give --drop-views",
+        reason="views_missing",
     )
 
 

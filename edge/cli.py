@@ -1,21 +1,27 @@
-"""The command line. Heavy imports happen inside the command that needs them; every EdgeError becomes a line
-for a person and its exit code, never a traceback."""
+"""The command line. Heavy imports happen inside the command that needs them; every error becomes a line for a
+person and its exit code, never a traceback."""
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
+import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from edge import __version__
-from edge.errors import EdgeError
+from edge.errors import CannotWriteError, EdgeError, MissingInputError, UnavailableError
 from edge.learn.cli import calibrate, compile_, learn, train
 from edge.simulate.cli import simulate
 
 EXIT_USAGE = 64
+EXIT_CANNOT_WRITE = CannotWriteError.exit_code
 EXIT_INTERRUPTED = 130
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG}
 
 # typer brings its own copy of click in newer versions and uses the real one in older ones: either way its
 # usage errors have the base of the one that it exports
@@ -37,6 +43,12 @@ Config = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object (or JSON lines) on stdout.")]
+ValueRange = Annotated[
+    str | None,
+    typer.Option(
+        "--value-range", help="Stored values that are black and white, LOW:HIGH [default: the source's]"
+    ),
+]
 RecipeName = Annotated[str, typer.Option("--recipe", help="The recipe's name.")]
 
 
@@ -48,6 +60,7 @@ def main() -> None:
 def _run(arguments: list[str]) -> int:
     try:
         code = typer.main.get_command(app).main(arguments, prog_name="edge", standalone_mode=False)
+        _flush()
         return code if isinstance(code, int) else 0
     except _CliUsageError as error:
         error.show()
@@ -55,12 +68,74 @@ def _run(arguments: list[str]) -> int:
     except (typer.Abort, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except EdgeError as error:
-        print(f"edge: {error}", file=sys.stderr)
-        return error.exit_code
     except BrokenPipeError:
-        sys.stderr.close()  # nobody reads any more; the interpreter would complain about it at exit
-        return 0
+        return _nobody_reads()
+    except SystemExit as error:  # how typer and rich answer a broken pipe
+        if isinstance(error.__context__, BrokenPipeError):
+            return _nobody_reads()
+        raise
+    except EdgeError as error:
+        return _fail(error)
+    except OSError as error:
+        return _fail(_explained(error))
+    except Exception as error:
+        return _fail(
+            EdgeError(
+                f"internal error: {type(error).__name__}: {_one_line(error)} ({_origin(error)})",
+                hint="this is a fault in edge: report it with the line above and the command",
+            )
+        )
+
+
+def _fail(error: EdgeError) -> int:
+    print(f"edge: {error}", file=sys.stderr)
+    return error.exit_code
+
+
+def _flush() -> None:
+    """What was printed goes out now: at the interpreter's end an error could only be a complaint."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # the command is done, and whoever read it had enough: its own exit code counts
+        _nobody_reads()
+    except OSError:
+        _nobody_reads()
+        raise
+
+
+def _nobody_reads() -> int:
+    """`edge … | head`: end without a word, but not with 0 or 1, as not all of the answer was given."""
+    with suppress(OSError, ValueError):  # the interpreter flushes once more, into nothing
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ else 1)
+    return EXIT_CANNOT_WRITE
+
+
+def _explained(error: OSError) -> EdgeError:
+    """An error of the operating system that no command foresaw, as the error of edge that comes nearest."""
+    what = f"{error.strerror or _one_line(error)} ({_origin(error)})"
+    file = error.filename2 or error.filename
+    if file is None and error.errno not in DISK_ERRORS:
+        return UnavailableError(f"cannot go on: {what}", hint="see what this machine lacks, and try again")
+    if isinstance(error, FileNotFoundError):
+        return MissingInputError(f"cannot find {file}: {what}", hint="check the path")
+    if isinstance(error, PermissionError) and os.path.isfile(file) and not os.access(file, os.R_OK):
+        return MissingInputError(f"cannot read {file}: {what}", hint="make it readable for this user")
+    return CannotWriteError(
+        f"cannot write {file or 'to the disk'}: {what}", hint="check the path, its permissions and the space"
+    )
+
+
+def _origin(error: BaseException) -> str:
+    """file:line where it arose: in edge, if any of it is."""
+    frames = traceback.extract_tb(error.__traceback__)
+    package = str(Path(__file__).parent)
+    ours = [frame for frame in frames if frame.filename.startswith(package)]
+    last = (ours or frames)[-1]
+    return f"{last.filename.removeprefix(str(Path(package).parent) + os.sep)}:{last.lineno}"
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or "no message"
 
 
 def _show_version(wanted: bool) -> None:
@@ -100,7 +175,10 @@ def run(config: Config = None) -> None:
 
     settings = configuration.load(configuration.find(config))
     logging.configure(settings.log.level, sys.stderr, json=not sys.stderr.isatty())
+    from edge.app import check_sources
     from edge.daemon import Daemon
+
+    check_sources(settings)
 
     raise typer.Exit(Daemon(settings, log=logging.logger()).run())
 
@@ -139,15 +217,20 @@ def inspect(
         Path | None, typer.Option(help="Write overlays and maps here, and sort frames into io/ and nio/.")
     ] = None,
     template: Annotated[
-        str | None, typer.Option(help="Names → part, view, batch: {batch}/{part}_{view}")
+        str | None,
+        typer.Option(help="Names → part, view: {batch}/{part}_{view} [default: the source's]"),
     ] = None,
-    value_range: Annotated[
-        str | None, typer.Option("--value-range", help="Stored values that are black and white, LOW:HIGH.")
+    pattern: Annotated[
+        str | None, typer.Option(help="The same as a regex with named groups [default: the source's]")
     ] = None,
+    value_range: ValueRange = None,
     config: Config = None,
     json_: Json = False,
 ) -> None:
-    """Judge frames once, without a daemon: a verdict a line. Exit 1 if any is not OK."""
+    """Judge frames once, without a daemon: a verdict a line. Exit 1 if any is not OK.
+
+    Names and grey values are read as by the source that uses the recipe in config.toml, if there is one.
+    """
     from edge.inspect import run_inspect
 
     raise typer.Exit(
@@ -156,6 +239,7 @@ def inspect(
             recipe=recipe,
             out=out,
             template=template,
+            pattern=pattern,
             value_range=value_range,
             config=config,
             json=json_,
@@ -169,14 +253,27 @@ def evaluate(
     manifest: Annotated[Path, typer.Option(help="CSV: path,label,mask,view,part,defect,split")],
     split: Annotated[str | None, typer.Option(help="Only rows of this split.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write an HTML report.")] = None,
+    value_range: ValueRange = None,
     config: Config = None,
     json_: Json = False,
 ) -> None:
-    """Judge frames whose truth is known, and say how good the recipe is."""
+    """Judge frames whose truth is known, and say how good the recipe is.
+
+    Views and parts are the manifest's; grey values are read as by the source that uses the recipe in
+    config.toml, if there is one.
+    """
     from edge.evaluate import run_evaluate
 
     raise typer.Exit(
-        run_evaluate(recipe=recipe, manifest=manifest, split=split, report=report, config=config, json=json_)
+        run_evaluate(
+            recipe=recipe,
+            manifest=manifest,
+            split=split,
+            report=report,
+            value_range=value_range,
+            config=config,
+            json=json_,
+        )
     )
 
 

@@ -7,7 +7,7 @@ import hashlib
 import os
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -24,8 +24,11 @@ from pydantic import (
 
 from edge.errors import ConfigError
 
+# What a frame may be called, unless a source says otherwise; compared without regard to case
+FRAME_PATTERNS = ("*.png", "*.jpg", "*.jpeg", "*.tif", "*.tiff", "*.bmp", "*.dcm")
 SEARCH_PATH = (Path("config.toml"), Path("/etc/edge/config.toml"))
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+_MOST_BYTES = 2**63 - 1
 _UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 
 
@@ -36,7 +39,10 @@ def _bytes(value: object) -> object:
     match = re.fullmatch(r"\s*([0-9.]+)\s*([A-Za-z]*)\s*", value)
     if not match or match[2].lower() not in _UNITS:
         raise ValueError('expected a size such as "20GB" or "512MiB"')
-    return int(float(match[1]) * _UNITS[match[2].lower()])
+    size = float(match[1]) * _UNITS[match[2].lower()]
+    if not size <= _MOST_BYTES:
+        raise ValueError("more bytes than any disk has")
+    return int(size)
 
 
 def _topic_level(value: str) -> str:
@@ -45,19 +51,20 @@ def _topic_level(value: str) -> str:
     return value
 
 
-def _label(value: str) -> str:
+def label(value: str) -> str:
+    """What names of sources and recipes must be, as they become folders and Prometheus labels."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", value):
         raise ValueError("letters, digits, '.', '_' and '-' only, starting with a letter or digit")
     return value
 
 
 Bytes = Annotated[int, BeforeValidator(_bytes), Field(ge=0)]
-Label = Annotated[str, AfterValidator(_label)]
+Label = Annotated[str, AfterValidator(label)]
 TopicLevel = Annotated[str, AfterValidator(_topic_level)]
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
 
 
 class Station(_Table):
@@ -96,9 +103,7 @@ class Source(_Table):
     template: str | None = None
     pattern: str | None = None
     dicom: DicomNaming | None = None
-    include: tuple[str, ...] = (
-        "*.png", "*.jpg", "*.jpeg", "*.tif", "*.tiff", "*.bmp", "*.dcm",
-    )  # fmt: skip
+    include: tuple[str, ...] = FRAME_PATTERNS
     exclude: tuple[str, ...] = ()
     recursive: bool = True
     order: Literal["oldest", "newest"] = "oldest"
@@ -119,6 +124,15 @@ class Source(_Table):
 
         compile_naming(self.template, self.pattern, None)
         return self
+
+    @property
+    def names_parts(self) -> bool:
+        """Whether its naming rule can say which part a frame shows."""
+        if self.pattern is not None:
+            return "part" in re.compile(self.pattern).groupindex
+        if self.dicom is not None:
+            return self.dicom.part is not None
+        return self.template is not None and "{part}" in self.template
 
 
 class Recipe(_Table):
@@ -147,7 +161,7 @@ class Runtime(_Table):
     max_pixels: int = Field(200_000_000, gt=0)  # refused from the header
     max_pages: int = Field(64, gt=0)
     batch_frames: int = Field(16, gt=0)  # at most this many frames go through the engine together
-    drain_s: float = Field(8.0, gt=0)
+    drain_s: float = Field(7.0, gt=0)
 
 
 class Tls(_Table):
@@ -189,8 +203,12 @@ class Http(_Table):
 
 class Evidence(_Table):
     keep_ok_ratio: float = Field(0.02, ge=0, le=1)
-    max_age_days: float = Field(90, gt=0)
+    max_age_days: float = Field(90, gt=0, le=36500)
     max_bytes: Bytes = 20_000_000_000
+
+
+class Record(_Table):
+    max_age_days: float = Field(400, gt=0, le=36500)  # of verdicts in the database
 
 
 class Log(_Table):
@@ -209,6 +227,7 @@ class Settings(_Table):
     mqtt: Mqtt = Mqtt()
     http: Http = Http()
     evidence: Evidence = Evidence()
+    record: Record = Record()
     log: Log = Log()
     file: Path = Field(Path("config.toml"), exclude=True)
     digest: str = Field("", exclude=True)  # sha256 of the file's bytes
@@ -314,6 +333,15 @@ def _cross_check(path: Path, text: str, settings: Settings) -> None:
                 f"{path}:{line}: source {source.name!r} wants recipe {source.recipe!r}, which is not defined",
                 hint=near or f"add a table [recipe.{source.recipe}]",
             )
+        if settings.recipe[source.recipe].views and not source.names_parts:
+            rule = next((key for key in ("template", "pattern", "dicom") if getattr(source, key)), "name")
+            line = line_of(text, ("source", index, rule))
+            raise ConfigError(
+                f"{path}:{line}: source {source.name!r} does not say which part a frame shows, which "
+                f"recipe.{source.recipe}.views needs",
+                hint="give the source a template, pattern or dicom with part in it, such as template = "
+                f'"{{batch}}/{{part}}_{{view}}", or take views out of [recipe.{source.recipe}]',
+            )
 
 
 def _explain(path: Path, text: str, problem: dict[str, Any]) -> tuple[str, str]:
@@ -365,23 +393,46 @@ def line_of(text: str, loc: Sequence[str | int]) -> int:
     """
     names = [str(part) for part in loc if not isinstance(part, int)]
     index = next((part for part in loc if isinstance(part, int)), 0)
-    best, best_depth, seen_arrays = 1, 0, -1
+    best, best_depth, seen = 1, 0, -1
     table: list[str] = []
-    active = True
-    for number, line in enumerate(text.splitlines(), 1):
-        header = re.match(r"\s*(\[\[?)\s*([^\]]+?)\s*\]", line)
-        if header:
-            table = [part.strip().strip("\"'") for part in header[2].split(".")]
-            active = True
-            if header[1] == "[[" and table == names[: len(table)]:
-                seen_arrays += 1
-                active = seen_arrays == index
-            here = table
-        else:
-            key = re.match(r"\s*([A-Za-z0-9_.\"'-]+)\s*=", line)
-            if not key:
-                continue
+    array: list[str] = []  # the array of tables that `index` counts, once its first element was seen
+    for number, line in _statements(text):
+        if header := re.match(r"\s*(\[\[?)\s*([^\]]+?)\s*\]", line):
+            here = table = [part.strip().strip("\"'") for part in header[2].split(".")]
+            if header[1] == "[[" and table == names[: len(table)] and array in ([], table):
+                array, seen = table, seen + 1
+        elif key := re.match(r"\s*([A-Za-z0-9_.\"'-]+)\s*=", line):
             here = table + [part.strip("\"'") for part in key[1].split(".")]
-        if active and here == names[: len(here)] and len(here) > best_depth:
+        else:
+            continue
+        # tables below an element, such as [source.dicom], belong to the element before them
+        elsewhere = array and table[: len(array)] == array and seen != index
+        if not elsewhere and here == names[: len(here)] and len(here) > best_depth:
             best, best_depth = number, len(here)
     return best
+
+
+_TOKEN = re.compile(
+    r"""(?P<open>\"{3}|'{3}) | "(?:[^"\\]|\\.)*" | '[^']*' | \#.* | (?P<bracket>[\[\]{}])""", re.VERBOSE
+)
+_LONG_STRING_END = {'"""': re.compile(r'(?:[^\\]|\\.)*?"{3,5}'), "'''": re.compile(r".*?'{3,5}")}
+
+
+def _statements(text: str) -> Iterator[tuple[int, str]]:
+    """Numbered lines that begin a statement: not those inside a long array or string."""
+    depth, quote = 0, ""
+    for number, line in enumerate(text.split("\n"), 1):
+        if depth == 0 and not quote:
+            yield number, line
+        at = 0
+        while at < len(line):
+            if quote:
+                found = _LONG_STRING_END[quote].match(line, at)
+                if found is None:
+                    break
+                at, quote = found.end(), ""
+            elif token := _TOKEN.search(line, at):
+                at, quote = token.end(), token["open"] or ""
+                depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(token["bracket"], 0)
+            else:
+                break

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast
 
+from edge.config import FRAME_PATTERNS
 from edge.decode import Limits
 from edge.errors import DataError, EdgeError, MissingInputError, UsageError
 from edge.intake.naming import Naming, compile_naming
@@ -23,7 +24,6 @@ COLUMNS = ("path", "label", "mask", "view", "part", "defect", "split")
 LABELS = ("good", "defect", "review", "")
 # A misspelt "test" would let test rows into learning, so only known words pass
 SPLITS = ("train", "validation", "val", "calibration", "test", "")
-INCLUDE = ("*.png", "*.jpg", "*.jpeg", "*.tif", "*.tiff", "*.bmp", "*.dcm")
 MANIFEST_NAME = "manifest.csv"
 
 
@@ -75,6 +75,9 @@ class Unreadable:
     reason: str
     message: str
 
+    def __str__(self) -> str:
+        return about(self.path, self.message)
+
 
 def samples(
     images: Path,
@@ -82,7 +85,7 @@ def samples(
     manifest: Path | None = None,
     template: str | None = None,
     pattern: str | None = None,
-    include: Sequence[str] = INCLUDE,
+    include: Sequence[str] = FRAME_PATTERNS,
 ) -> Dataset:
     """What IMAGES stands for: a manifest (.csv, or a folder that holds manifest.csv), or good frames.
 
@@ -114,7 +117,16 @@ def samples(
     return read_folder(images, naming, include)
 
 
-def read_folder(folder: Path, naming: Naming | None, include: Sequence[str] = INCLUDE) -> Dataset:
+def frames_below(folder: Path, include: Sequence[str] = FRAME_PATTERNS) -> Iterator[Path]:
+    """Files whose names are those of frames, sorted; nothing hidden, as the daemon's scan."""
+    for file in sorted(folder.rglob("*")):
+        hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
+        fits = any(fnmatch.fnmatch(file.name.lower(), wanted.lower()) for wanted in include)
+        if fits and not hidden and file.is_file():
+            yield file
+
+
+def read_folder(folder: Path, naming: Naming | None, include: Sequence[str] = FRAME_PATTERNS) -> Dataset:
     """All images below a folder, sorted, all of them good; names give part and view where a rule is given.
 
     The batch, where a name has one, becomes part of the part: the same part number may return in every batch.
@@ -123,13 +135,8 @@ def read_folder(folder: Path, naming: Naming | None, include: Sequence[str] = IN
         DataError: no image is there, or the rule matches no name.
     """
     found, unmatched = [], []
-    for file in sorted(folder.rglob("*")):
-        relative = file.relative_to(folder)
-        if any(part.startswith(".") for part in relative.parts) or not file.is_file():
-            continue
-        if not any(fnmatch.fnmatch(file.name.lower(), wanted.lower()) for wanted in include):
-            continue
-        path = relative.as_posix()
+    for file in frames_below(folder, include):
+        path = file.relative_to(folder).as_posix()
         try:
             identity = naming(path, {}, 0, 1) if naming else Identity()
         except DataError:
@@ -259,6 +266,12 @@ def _view(sample: Sample, frame: Frame) -> str | None:
     if sample.view is not None or frame.image.pages == 1:
         return sample.view
     return f"{frame.image.page + 1:02d}"
+
+
+def about(path: str, message: str) -> str:
+    """`path: message`, where the message may itself begin with the file's name, as those of decoders do."""
+    name, colon, rest = message.partition(": ")
+    return f"{path}: {rest if colon and Path(name).name == Path(path).name else message}"
 
 
 def count_by_view(views: Iterable[str]) -> Mapping[str, int]:

@@ -18,12 +18,13 @@ from rich.console import Console
 from rich.table import Table
 
 from edge import config as configuration
-from edge.app import find_recipe, open_recipe
+from edge.app import find_recipe, open_recipe, value_range_of
 from edge.dataset import Outcome, Sample, Unreadable, frames, read_manifest
 from edge.decode import Limits
 from edge.errors import DataError
 from edge.judge.parts import ViewResult, judge_part
 from edge.judge.ranking import PixelCounts, curve, f_beta
+from edge.options import parse_range
 from edge.pipeline import Inspection, Inspector
 from edge.types import DEFAULT_VIEW, Evaluation
 
@@ -43,10 +44,18 @@ class Gathered:
 
 
 def run_evaluate(
-    *, recipe: str, manifest: Path, split: str | None, report: Path | None, config: Path | None, json: bool
+    *,
+    recipe: str,
+    manifest: Path,
+    split: str | None,
+    report: Path | None,
+    value_range: str | None,
+    config: Path | None,
+    json: bool,
 ) -> int:
     """The command: evaluate, print, write the report. Gives the exit code."""
     settings = configuration.site(config)
+    stored = parse_range(value_range)
     rows = [s for s in read_manifest(manifest) if s.label in ("good", "defect")]
     rows = [s for s in rows if split is None or s.split == split]
     if not rows:
@@ -56,27 +65,34 @@ def run_evaluate(
         )
     inspector = open_recipe(settings, recipe)
     limits = Limits(settings.runtime.max_pixels, settings.runtime.max_pages)
-    gathered = evaluate(inspector, rows, limits)
+    if value_range is None:
+        stored = value_range_of(settings, recipe)
+    gathered = evaluate(inspector, rows, limits, stored)
     document = summary(recipe, inspector, gathered, find_recipe(settings, recipe).views)
     if report is not None:
         from edge.evaluation_report import write_report
 
-        write_report(report, document, gathered.outcomes, gathered.unreadable, inspector, limits)
+        write_report(report, document, gathered.outcomes, gathered.unreadable, inspector, limits, stored)
     if json:
         print(jsonlib.dumps(document, allow_nan=False))
     else:
         show(document, Console())
     for bad in gathered.unreadable:
-        print(f"edge: {bad.path}: {bad.message}", file=sys.stderr)
+        print(f"edge: {bad}", file=sys.stderr)
     return 0
 
 
-def evaluate(inspector: Inspector, rows: Sequence[Sample], limits: Limits) -> Gathered:
+def evaluate(
+    inspector: Inspector,
+    rows: Sequence[Sample],
+    limits: Limits,
+    value_range: tuple[float, float] | None = None,
+) -> Gathered:
     """Inspect every row; one frame in memory at a time."""
     gathered = Gathered()
     began = time.monotonic()
     spec = inspector.bundle.manifest.preprocess
-    for sample, frame in frames(rows, spec, limits, unreadable=gathered.unreadable):
+    for sample, frame in frames(rows, spec, limits, value_range, gathered.unreadable):
         (inspection,) = inspector.inspect([frame])
         gathered.infer_s += inspection.infer_s
         judgement, score = inspection.judgement, inspection.score

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ def write_report(
     unreadable: Sequence[Unreadable],
     inspector: Inspector,
     limits: Limits,
+    value_range: tuple[float, float] | None,
 ) -> None:
     """Render the document of `edge evaluate` and what it rests on as one self-contained file."""
     scored = [o for o in outcomes if o.score is not None and o.raw is not None]
@@ -41,7 +43,7 @@ def write_report(
         roc=_roc(*both) if has_both else "",
         pr=_precision_recall(*both) if has_both else "",
         views=[_view(name, row, scored) for name, row in document["per_view"].items()],
-        worst=_worst(scored, inspector, limits),
+        worst=_worst(scored, partial(_picture, inspector, limits, value_range)),
         unreadable=unreadable,
         environment=environment_of_this_machine(),
     )
@@ -72,21 +74,23 @@ def _view(name: str, row: Mapping[str, Any], scored: Sequence[Outcome]) -> dict[
 
 
 def _worst(
-    scored: Sequence[Outcome], inspector: Inspector, limits: Limits
+    scored: Sequence[Outcome], picture: Callable[[Outcome], dict[str, Any]]
 ) -> list[tuple[str, list[dict[str, Any]]]]:
     """The defect frames with the lowest and the good frames with the highest scores."""
     by_score = sorted(scored, key=lambda o: o.score or 0.0)
     escapes = [o for o in by_score if o.is_defect][:WORST_FRAMES]
     rejects = [o for o in reversed(by_score) if not o.is_defect][:WORST_FRAMES]
     return [
-        ("Defect frames with the lowest scores", [_picture(o, inspector, limits) for o in escapes]),
-        ("Good frames with the highest scores", [_picture(o, inspector, limits) for o in rejects]),
+        ("Defect frames with the lowest scores", [picture(o) for o in escapes]),
+        ("Good frames with the highest scores", [picture(o) for o in rejects]),
     ]
 
 
-def _picture(outcome: Outcome, inspector: Inspector, limits: Limits) -> dict[str, Any]:
+def _picture(
+    inspector: Inspector, limits: Limits, value_range: tuple[float, float] | None, outcome: Outcome
+) -> dict[str, Any]:
     sample = outcome.sample
-    pages = frames([sample], inspector.bundle.manifest.preprocess, limits)
+    pages = frames([sample], inspector.bundle.manifest.preprocess, limits, value_range)
     plane = next(frame.plane for _, frame in pages if frame.image.page == outcome.page)
     (score,) = inspector.score([plane])
     assert inspector.calibration is not None

@@ -16,16 +16,18 @@ from rich.console import Console
 from ulid import ULID
 
 from edge import config as configuration
-from edge.app import open_recipe
+from edge.app import naming_of, open_recipe, value_range_of
+from edge.config import FRAME_PATTERNS
+from edge.dataset import about, frames_below
 from edge.decode import Limits
 from edge.errors import CannotWriteError, DataError, MissingInputError, UsageError
 from edge.intake.naming import Naming, compile_naming
+from edge.options import parse_range
 from edge.pipeline import Inspection, Inspector, PrepareJob, prepare_file
 from edge.publish.payload import frame_payload
 from edge.record import evidence
 from edge.types import Identity, ImageInfo, Judgement
 
-INCLUDE = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm"}
 EXIT_NOT_OK = 1
 SORTED = {"OK": "io", "NotOK": "nio", "NotDecidable": "undecided"}
 
@@ -36,6 +38,7 @@ def run_inspect(
     recipe: str,
     out: Path | None,
     template: str | None,
+    pattern: str | None,
     value_range: str | None,
     config: Path | None,
     json: bool,
@@ -43,16 +46,21 @@ def run_inspect(
     """The command: a verdict a line on stdout; 0 if all are OK, else 1."""
     settings = configuration.site(config)
     files = list(_files(paths))
-    naming = naming_of(template)
+    by_hand = naming_by_hand(template, pattern)
     stored = parse_range(value_range)
     inspector = open_recipe(settings, recipe)
+    naming = by_hand or naming_of(settings, recipe)
+    if value_range is None:
+        stored = value_range_of(settings, recipe)
+    folders = [] if by_hand else [s.directory for s in settings.source if s.recipe == recipe]
     limits = Limits(settings.runtime.max_pixels, settings.runtime.max_pages)
     console = Console()
     all_ok = True
     for file, name in files:
         for payload, inspection in verdicts(
-            file, name, inspector, naming, limits, stored, station=settings.station.name, recipe=recipe
-        ):
+            file, name, inspector, naming, limits, stored,
+            named=_below(file, folders) or name, station=settings.station.name, recipe=recipe,
+        ):  # fmt: skip
             all_ok &= payload["resultEvaluation"] == "OK"
             if out is not None:
                 _keep(out, file, name, payload, inspection, inspector)
@@ -71,10 +79,14 @@ def verdicts(
     limits: Limits,
     value_range: tuple[float, float] | None,
     *,
+    named: str,
     station: str,
     recipe: str,
 ) -> Iterator[tuple[dict[str, Any], Inspection | None]]:
-    """A payload for each page of a file; what cannot be inspected is NotDecidable with its reason."""
+    """A payload for each page of a file; what cannot be inspected is NotDecidable with its reason.
+
+    `name` is what verdicts call the file, `named` what the naming rule reads.
+    """
 
     def payload(image: ImageInfo, identity: Identity, judgement: Judgement, **rest: Any) -> dict[str, Any]:
         created = time.time()
@@ -93,9 +105,9 @@ def verdicts(
     try:
         job = PrepareJob(file, name, None, inspector.bundle.manifest.preprocess, limits, value_range)
         frames = prepare_file(job)
-        frames = [replace(f, identity=naming(name, f.tags, f.image.page, f.image.pages)) for f in frames]
+        frames = [replace(f, identity=naming(named, f.tags, f.image.page, f.image.pages)) for f in frames]
     except DataError as error:
-        print(f"edge: {file}: {error}", file=sys.stderr)
+        print(f"edge: {about(str(file), str(error))}", file=sys.stderr)
         yield payload(ImageInfo(name, ""), Identity(), Judgement("NotDecidable", (error.reason,))), None
         return
     for inspection in inspector.inspect(frames):
@@ -108,45 +120,39 @@ def verdicts(
         )
 
 
-def naming_of(template: str | None) -> Naming:
-    """The rule of --template.
+def naming_by_hand(template: str | None, pattern: str | None) -> Naming | None:
+    """The rule of --template or --pattern, if one is given.
 
     Raises:
-        UsageError: it is malformed.
+        UsageError: both are, or it is malformed.
     """
-    try:
-        return compile_naming(template)
-    except ValueError as error:
-        raise UsageError(f"--template {template!r}: {error}", hint="such as {batch}/{part}_{view}") from None
-
-
-def parse_range(text: str | None) -> tuple[float, float] | None:
-    """ "LOW:HIGH" → (low, high).
-
-    Raises:
-        UsageError: it is not two different numbers.
-    """
-    if text is None:
+    if template is None and pattern is None:
         return None
-    low, colon, high = text.partition(":")
+    if template is not None and pattern is not None:
+        raise UsageError("--template and --pattern are two ways to say the same", hint="leave one out")
     try:
-        values = float(low), float(high)
-    except ValueError:
-        colon = ""
-        values = 0.0, 0.0
-    if not colon or values[0] == values[1]:
-        raise UsageError(f"--value-range {text!r}: not LOW:HIGH", hint="two numbers, such as 0:4095")
-    return values
+        return compile_naming(template, pattern)
+    except ValueError as error:
+        option, hint = ("--pattern", "named groups are part, view, batch")
+        if template is not None:
+            option, hint = ("--template", "such as {batch}/{part}_{view}")
+        raise UsageError(f"{option} {template or pattern!r}: {error}", hint=hint) from None
+
+
+def _below(file: Path, folders: Sequence[Path]) -> str | None:
+    """A file's path as its source would give it, if it lies below one of these folders."""
+    absolute = file.absolute()
+    return next((absolute.relative_to(f).as_posix() for f in folders if absolute.is_relative_to(f)), None)
 
 
 def _files(paths: Sequence[Path]) -> Iterator[tuple[Path, str]]:
     """Files with the names that verdicts give them: as typed, or relative to the folder that was typed."""
     for path in paths:
         if path.is_dir():
-            found = sorted(p for p in path.rglob("*") if p.suffix.lower() in INCLUDE and p.is_file())
+            found = list(frames_below(path))
             if not found:
                 raise MissingInputError(
-                    f"{path}: no frames in it", hint=f"edge reads {' '.join(sorted(INCLUDE))}"
+                    f"{path}: no frames in it", hint=f"edge reads {' '.join(FRAME_PATTERNS)}"
                 )
             yield from ((file, file.relative_to(path).as_posix()) for file in found)
         elif path.exists():
@@ -179,7 +185,8 @@ def _keep(
                 folder, suffix = kind.split(".")
                 picture_file = out / folder / f"{stem}.{suffix}"
                 picture_file.parent.mkdir(parents=True, exist_ok=True)
-                cv2.imwrite(str(picture_file), picture)
+                if not cv2.imwrite(str(picture_file), picture):  # OpenCV does not say why
+                    raise OSError(f"{picture_file} cannot be written")
     except OSError as error:
         raise CannotWriteError(f"{out}: {error}", hint="check space and permissions") from None
 

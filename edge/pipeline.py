@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,9 +93,15 @@ class _Pending:
 
 
 def answers(
-    planes: Iterable[FloatImage], preprocess: PreprocessSpec, runtime: Runtime
+    planes: Iterable[FloatImage],
+    preprocess: PreprocessSpec,
+    runtime: Runtime,
+    on_batch: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[FloatImage, FloatImage]]:
-    """Each plane with the network's stitched answer, in order; a batch may hold tiles of several planes."""
+    """Each plane with the network's stitched answer, in order; a batch may hold tiles of several planes.
+
+    `on_batch` is called for every batch that comes back: a large frame takes many.
+    """
     pending: deque[_Pending] = deque()
     layout: deque[list[tuple[_Pending, int, int]]] = (
         deque()
@@ -126,6 +132,7 @@ def answers(
             yield np.concatenate(tiles)
 
     for answer in runtime.infer(batches()):
+        on_batch()
         taken = 0
         for entry, start, stop in layout.popleft():
             entry.stitcher.add(start, answer[taken : taken + stop - start])
@@ -153,17 +160,21 @@ class Inspector:
             calibration_sha256=self.calibration.digest if self.calibration else "",
         )
 
-    def score(self, planes: Iterable[FloatImage]) -> Iterator[Score]:
+    def score(
+        self, planes: Iterable[FloatImage], on_batch: Callable[[], None] = lambda: None
+    ) -> Iterator[Score]:
         """Scores of preprocessed planes, in order."""
         spec: ScoreSpec = self.bundle.manifest.score
-        for plane, answer in answers(planes, self.bundle.manifest.preprocess, self.runtime):
+        for plane, answer in answers(planes, self.bundle.manifest.preprocess, self.runtime, on_batch):
             values = score_map(plane, answer, spec.map, spec.smooth_px)
             yield summarise(plane, values, spec.statistic, spec.peak_px)
 
-    def inspect(self, frames: Sequence[Frame]) -> Iterator[Inspection]:
+    def inspect(
+        self, frames: Sequence[Frame], on_batch: Callable[[], None] = lambda: None
+    ) -> Iterator[Inspection]:
         """Judge frames, in order. Inference time is shared out by the wait for each frame's answer."""
         assert self.calibration is not None, "inspect needs a calibration; score does not"
-        scores = self.score(frame.plane for frame in frames)
+        scores = self.score((frame.plane for frame in frames), on_batch)
         for frame in frames:
             started = time.monotonic()
             score = next(scores)
@@ -181,4 +192,6 @@ class Inspector:
                 pixel_quantile=float(np.quantile(score.map, PIXEL_QUANTILE)),
                 plane_mean=score.plane_mean,
                 plane_std=score.plane_std,
+                height_px=frame.plane.shape[0],
+                width_px=frame.plane.shape[1],
             )

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import time
 import zlib
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,15 +15,17 @@ from ulid import ULID
 
 from edge.buffer import Buffer
 from edge.errors import CannotWriteError
-from edge.judge.parts import ViewResult, is_complete, judge_part, starts_new_round
-from edge.publish.payload import frame_payload, part_payload
+from edge.judge.calibration import drift_ratio
+from edge.judge.parts import ViewResult, is_complete, judge_part, starts_new_round, worse
+from edge.publish.payload import encode, frame_payload, part_payload
 from edge.record import evidence
 from edge.record.store import PartKey, PartRow, Store
-from edge.stages import FrameResult, Judged
-from edge.types import Identity, Verdict
+from edge.stages import Beat, FrameResult, Judged, no_beat
+from edge.types import Candidate, Identity, Verdict
 
-MOST_FILES = 64  # in one transaction
+MOST_FILES = 16  # in one transaction: the first verdict waits for the evidence of all of them
 EXPIRE_EVERY_S = 0.5
+DRIFT_FRAMES = 200  # recent frames of a view whose scores are held against its calibration
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,8 @@ class RecordMeter(Protocol):
 
     def evidence_skipped_for(self, reason: str) -> None: ...
 
+    def drifted(self, recipe: str, view: str, ratio: float) -> None: ...
+
 
 class RecordStage:
     """Takes judged files and writes what must never be lost."""
@@ -74,25 +79,27 @@ class RecordStage:
         evidence_rule: EvidenceRule,
         meter: RecordMeter,
         wake_delivery: Callable[[], None],
+        done: Mapping[str, Callable[[Candidate], None]],
         log: Any,
         clock: Callable[[], float] = time.monotonic,
         unix_clock: Callable[[], float] = time.time,
     ) -> None:
         self._judged, self._store, self._station = judged, store, station
         self._parts, self._evidence, self._meter = parts, evidence_rule, meter
-        self._wake_delivery, self._log = wake_delivery, log
+        self._wake_delivery, self._done, self._log = wake_delivery, done, log
         self._clock, self._unix_clock = clock, unix_clock
         self._held: list[Draft] = []  # made, but not yet written: the disk refused
         self._expire_at_s = float("-inf")
+        self._recent: dict[tuple[str, str], deque[float]] = {}  # last scores by recipe and view
 
-    def step(self, wait_s: float = 0.2) -> bool:
+    def step(self, wait_s: float = 0.2, beat: Beat = no_beat) -> bool:
         """Write what was judged, and close parts that have waited long enough; says whether it wrote.
 
         Raises:
             CannotWriteError: the database refused; the files are held and written by a later step.
         """
         if not self._held:
-            self._held = self._draft(self._judged.take(MOST_FILES, timeout_s=wait_s))
+            self._held = self._draft(self._judged.take(MOST_FILES, timeout_s=wait_s), beat)
         wrote = bool(self._held)
         if wrote:
             self._write(self._held)
@@ -109,11 +116,12 @@ class RecordStage:
         """Files taken from the buffer and not yet written."""
         return len(self._held)
 
-    def _draft(self, files: Sequence[Judged]) -> list[Draft]:
+    def _draft(self, files: Sequence[Judged], beat: Beat) -> list[Draft]:
         """Verdicts and evidence, before the transaction: encoding pictures must not hold the database."""
         drafts: list[Draft] = []
         seen: set[tuple[str, str, str]] = set()
         for file in files:
+            beat()
             source, path, sha256 = file.candidate.source, file.candidate.path, file.results[0].image.sha256
             known = self._store.has_verdict(source, path, sha256) or (source, path, sha256) in seen
             if sha256:
@@ -129,13 +137,17 @@ class RecordStage:
         with self._store.transaction():
             for draft in drafts:
                 candidate, sha256 = draft.file.candidate, draft.file.results[0].image.sha256
+                known = self._store.has_verdict(candidate.source, candidate.path, sha256)
                 self._store.add_file(candidate, sha256, self._unix_clock())
+                if known:
+                    continue
                 for _, verdict in draft.verdicts:
-                    self._store.add_verdict(verdict, candidate.source)
+                    self._store.add_verdict(verdict, encode(verdict.payload), candidate.source)
                     if part := self._add_to_part(draft.file.route.recipe, verdict):
                         parts.append(part)
         record_s = (self._clock() - began) / len(drafts)
         for draft in drafts:
+            self._done[draft.file.candidate.source](draft.file.candidate)
             for result, verdict in draft.verdicts:
                 self._report(draft.file, result, verdict, record_s)
         for part in parts:
@@ -144,7 +156,7 @@ class RecordStage:
     def _verdict(self, file: Judged, result: FrameResult) -> Verdict:
         created = self._unix_clock()
         result_id = str(ULID.from_timestamp(created))
-        total_s = self._clock() - file.candidate.first_seen_s
+        total_s = self._clock() - file.candidate.settled_s
         model = file.route.inspector.model
         payload = frame_payload(
             result_id=result_id,
@@ -171,20 +183,20 @@ class RecordStage:
 
     def _save_evidence(self, file: Judged, result: FrameResult, result_id: str, created: float) -> str | None:
         """Pictures for everything that is not OK and for a fixed share of OK frames, chosen by content."""
-        frame, score = result.frame, result.score
-        if frame is None or score is None:
+        if result.frame is None:
             return None
         share = zlib.crc32(result.image.sha256.encode()) / 2**32
         if result.judgement.evaluation == "OK" and share >= self._evidence.keep_ok_ratio:
             return None
         calibration = file.route.inspector.calibration
         threshold = calibration.pixel_threshold(result.identity.view) if calibration else None
-        pictures = evidence.pictures(frame, score, result.judgement, threshold)
         try:
+            pictures = evidence.pictures(result.frame, result.score, result.judgement, threshold)
             return evidence.save(self._evidence.root, result_id, created, pictures)
-        except CannotWriteError as error:
-            self._meter.evidence_skipped_for(error.reason)
-            self._log.error("evidence.skipped", result_id=result_id, error=error.message, hint=error.hint)
+        except Exception as error:  # no picture is worth a verdict
+            reason = error.reason if isinstance(error, CannotWriteError) else "failed"
+            self._meter.evidence_skipped_for(reason)
+            self._log.error("evidence.skipped", result_id=result_id, error=error)
             return None
 
     def _add_to_part(self, recipe: str, verdict: Verdict) -> Verdict | None:
@@ -199,8 +211,11 @@ class RecordStage:
             self._store.clear_part_views(key)
             results = {}
         score = verdict.payload["score"]
-        results[who.view] = ViewResult(who.view, verdict.result_id, verdict.evaluation, score)
-        self._store.save_part_view(key, who.view, verdict.result_id, verdict.evaluation, score)
+        result = ViewResult(who.view, verdict.result_id, verdict.evaluation, score)
+        if who.view in results:
+            result = worse(results[who.view], result)
+        results[who.view] = result
+        self._store.save_part_view(key, *astuple(result))
         complete = is_complete(rule.views, results)
         self._store.save_part(PartRow(key, verdict.created_unix_s, complete, False))
         return self._close_part(key, rule, results) if complete else None
@@ -242,25 +257,36 @@ class RecordStage:
             is_partial=judgement.is_partial,
         )
         verdict = Verdict(result_id, "part", key.recipe, judgement.evaluation, identity, created, payload)
-        self._store.add_verdict(verdict)
+        self._store.add_verdict(verdict, encode(payload))
         return verdict
 
     def _views(self, key: PartKey) -> dict[str, ViewResult]:
         return {row[0]: ViewResult(*row) for row in self._store.part_views(key)}
 
     def _report(self, file: Judged, result: FrameResult, verdict: Verdict, record_s: float) -> None:
-        self._meter.recorded(
-            file.candidate.source, verdict, {**verdict.payload["processingTimes"], "record_s": record_s}
-        )
-        if result.frame is None:
+        total_s = self._clock() - file.candidate.settled_s
+        times = {**verdict.payload["processingTimes"], "record_s": record_s, "total_s": total_s}
+        self._meter.recorded(file.candidate.source, verdict, times)
+        self._watch_drift(file, verdict)
+        said = {"source": file.candidate.source, "path": file.candidate.path, "result_id": verdict.result_id}
+        if result.score is None:
             (reason,) = result.judgement.reasons
             self._meter.rejected(file.candidate.source, reason)
-            self._log.warning(
-                "frame.rejected", source=file.candidate.source, path=file.candidate.path, reason=reason,
-                why=result.detail, result_id=verdict.result_id,
-            )  # fmt: skip
+            self._log.warning("frame.rejected", **said, reason=reason, why=result.detail)
         else:
-            self._log.info(
-                "frame.judged", source=file.candidate.source, path=file.candidate.path,
-                evaluation=verdict.evaluation, score=verdict.payload["score"], result_id=verdict.result_id,
+            log = self._log.info if verdict.evaluation == "OK" else self._log.warning
+            who = verdict.identity
+            log(
+                "frame.judged", **said, part=who.part, view=who.view, evaluation=verdict.evaluation,
+                score=verdict.payload["score"], reasons=verdict.payload["reasons"],
             )  # fmt: skip
+
+    def _watch_drift(self, file: Judged, verdict: Verdict) -> None:
+        score, calibration = verdict.payload["score"], file.route.inspector.calibration
+        limits = calibration.of(verdict.identity.view) if calibration else None
+        if score is None or limits is None:
+            return
+        view = verdict.identity.view or ""
+        recent = self._recent.setdefault((verdict.recipe, view), deque(maxlen=DRIFT_FRAMES))
+        recent.append(score)
+        self._meter.drifted(verdict.recipe, view, drift_ratio(recent, limits))

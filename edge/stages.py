@@ -9,19 +9,31 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from edge.buffer import Buffer
 from edge.decode import Limits
 from edge.errors import DataError, EdgeError, IncompleteError
 from edge.intake.backlog import Backlog
-from edge.intake.naming import Naming
+from edge.intake.naming import Naming, printable
 from edge.pipeline import Inspection, Inspector, PrepareJob
 from edge.types import Candidate, Frame, Identity, ImageInfo, Judgement, Score
 
 MOST_PIXELS_WAITING = 64e6  # in each buffer: 256 MB of float32
 DECODE_TRIES = 2  # of a file on which the decoder crashed or hung
 WAIT_S = 0.2
+PUT_S = 1.0  # between two beats while the next stage has no room
+
+# Faults of this machine or of the mount: the file is tried again for as long as they last
+NOT_THE_FILES_FAULT = {"permission_denied", "unreadable_now", "no_shared_memory"}
+
+
+Beat = Callable[[], None]
+Item = TypeVar("Item")
+
+
+def no_beat() -> None:
+    """For steps by hand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +65,7 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class FrameResult:
-    """A judged frame; `frame` and `score` are None where it could not be decoded or scored."""
+    """A judged frame; `frame` is None where it could not be decoded, `score` where it could not be scored."""
 
     image: ImageInfo
     identity: Identity
@@ -99,6 +111,12 @@ class StageMeter(Protocol):
     def rejected(self, source: str, reason: str) -> None: ...
 
 
+def put_patiently(buffer: Buffer[Item], item: Item, weight: float, beat: Beat) -> None:
+    """Put an item, beating while there is no room: a slow next stage is no hang of this one."""
+    while not buffer.put(item, max(1.0, weight), timeout_s=PUT_S):
+        beat()
+
+
 class DecodeStage:
     """Takes files from the backlog to the workers, and sorts what comes back."""
 
@@ -129,7 +147,7 @@ class DecodeStage:
             self._progress_s = self._clock()
         return self._clock() - self._progress_s > self._stuck_s
 
-    def step(self, wait_s: float = WAIT_S, *, taking: bool = True) -> bool:
+    def step(self, wait_s: float = WAIT_S, beat: Beat = no_beat, *, taking: bool = True) -> bool:
         """Submit what fits, wait a little for one file to finish, pass it on; says whether anything moved.
 
         With `taking=False` nothing new is submitted: the daemon is draining.
@@ -141,7 +159,9 @@ class DecodeStage:
             return submitted
         self.in_flight -= 1
         self._progress_s = self._clock()
-        self._sort(candidate, queue_s, future)
+        prepared = self._sort(candidate, queue_s, future)
+        if prepared is not None:
+            put_patiently(self._prepared, prepared, prepared.pixels, beat)
         return True
 
     def _submit(self) -> bool:
@@ -160,7 +180,7 @@ class DecodeStage:
         queue_s = self._clock() - candidate.settled_s
         job = PrepareJob(
             file=candidate.file,
-            path=candidate.path,
+            path=printable(candidate.path),
             stamp=candidate.stamp,
             spec=route.inspector.bundle.manifest.preprocess,
             limits=route.limits,
@@ -171,22 +191,22 @@ class DecodeStage:
         future = self._workers.submit(job)
         future.add_done_callback(lambda done: self._finished.put((candidate, queue_s, done)))
 
-    def _sort(self, candidate: Candidate, queue_s: float, future: Future[list[Frame]]) -> None:
+    def _sort(self, candidate: Candidate, queue_s: float, future: Future[list[Frame]]) -> Prepared | None:
+        """What goes on to inspection; None if the file goes back or is tried again."""
         times = {"settle_s": candidate.settled_s - candidate.first_seen_s, "queue_s": queue_s}
-        if future.cancelled():
+        if future.cancelled():  # the workers ended, which is not the file's fault
+            del self._tries[candidate.source, candidate.path]
             self._returns[candidate.source].postpone(candidate)
-            return
+            return None
         error = future.exception()
+        if error is not None and self._may_yet_work(candidate, error):
+            return None
+        del self._tries[candidate.source, candidate.path]
         if error is None:
-            del self._tries[candidate.source, candidate.path]
-            self._pass(Prepared(candidate, tuple(future.result()), times))
-        elif self._may_yet_work(candidate, error):
-            pass
-        else:
-            del self._tries[candidate.source, candidate.path]
-            if not isinstance(error, DataError):
-                error = DataError(f"{type(error).__name__}: {error}")
-            self._pass(Prepared(candidate, (), times, error))
+            return Prepared(candidate, tuple(future.result()), times)
+        if not isinstance(error, DataError):
+            error = DataError(f"{type(error).__name__}: {error}")
+        return Prepared(candidate, (), times, error)
 
     def _may_yet_work(self, candidate: Candidate, error: BaseException) -> bool:
         """Whether the file was given another chance (or is gone)."""
@@ -199,9 +219,13 @@ class DecodeStage:
             del self._tries[candidate.source, candidate.path]
             source.forget(candidate)
             return True
-        if isinstance(error, IncompleteError) or error.reason == "permission_denied":
+        not_its_fault = error.reason in NOT_THE_FILES_FAULT
+        if not_its_fault:
+            self._meter.rejected(candidate.source, error.reason)
+            self._log.warning("frame.postponed", source=candidate.source, path=candidate.path, error=error)
+        if not_its_fault or isinstance(error, IncompleteError):
             age_s = self._clock() - candidate.unchanged_since_s
-            if age_s < self._routes[candidate.source].incomplete_after_s:
+            if not_its_fault or age_s < self._routes[candidate.source].incomplete_after_s:
                 del self._tries[candidate.source, candidate.path]
                 source.postpone(candidate)
                 return True
@@ -211,9 +235,6 @@ class DecodeStage:
             self._start(candidate)
             return True
         return False
-
-    def _pass(self, prepared: Prepared) -> None:
-        self._prepared.put(prepared, max(1, prepared.pixels))
 
 
 class InspectStage:
@@ -231,19 +252,20 @@ class InspectStage:
         self._routes, self._prepared, self._judged = routes, prepared, judged
         self._batch_frames, self._log = batch_frames, log
 
-    def step(self, wait_s: float = WAIT_S) -> bool:
+    def step(self, wait_s: float = WAIT_S, beat: Beat = no_beat) -> bool:
         """Take some prepared files, judge them, pass them on; says whether there were any."""
         files = self._prepared.take(self._batch_frames, MOST_PIXELS_WAITING / 2, wait_s)
         for source in dict.fromkeys(file.candidate.source for file in files):
             route = self._routes[source]
-            for judged in self._inspect(route, [f for f in files if f.candidate.source == source]):
-                self._judged.put(judged, max(1, judged.pixels))
+            mine = [file for file in files if file.candidate.source == source]
+            for judged in self._inspect(route, mine, beat):
+                put_patiently(self._judged, judged, judged.pixels, beat)
         return bool(files)
 
-    def _inspect(self, route: Route, files: Sequence[Prepared]) -> list[Judged]:
+    def _inspect(self, route: Route, files: Sequence[Prepared], beat: Beat) -> list[Judged]:
         named = [self._name(route, file) for file in files]
         frames = [frame for _, frames, _ in named for frame in frames]
-        inspections = iter(self._judge(route, frames))
+        inspections = iter(self._judge(route, frames, beat))
         judged = []
         for file, kept, failures in named:
             results = [*failures, *(self._result(file, next(inspections)) for _ in kept)]
@@ -254,40 +276,48 @@ class InspectStage:
         """The file's frames with their identities, and results for those that cannot go on."""
         path = file.candidate.path
         if file.error is not None:
-            return file, [], [_failed(ImageInfo(path, ""), _try_name(route, path), file, file.error)]
+            return (
+                file,
+                [],
+                [_failed(ImageInfo(printable(path), ""), _try_name(route, path), file, file.error)],
+            )
         kept, failures = [], []
         for frame in file.frames:
             try:
                 identity = route.naming(path, frame.tags, frame.image.page, frame.image.pages)
             except DataError as error:
-                failures.append(_failed(frame.image, Identity(), file, error))
+                failures.append(_failed(frame.image, Identity(), file, error, frame))
             else:
                 kept.append(Frame(frame.image, frame.plane, identity, frame.tags, frame.times_s))
         return file, kept, failures
 
-    def _judge(self, route: Route, frames: Sequence[Frame]) -> list[Inspection | tuple[Frame, EdgeError]]:
-        """Judge all together; if the engine fails, one by one, so that one frame cannot spoil the others."""
+    def _judge(
+        self, route: Route, frames: Sequence[Frame], beat: Beat
+    ) -> list[Inspection | tuple[Frame, EdgeError]]:
+        """Judge all together; if that fails, one by one, so that one frame cannot spoil the others."""
         try:
-            return list(route.inspector.inspect(frames))
-        except (RuntimeError, ValueError, MemoryError) as error:  # what engines and numpy raise
+            return list(route.inspector.inspect(frames, beat))
+        except Exception as error:  # whatever engines, OpenCV and numpy raise costs the frame, not the daemon
             self._log.error("inference.failed", recipe=route.recipe, frames=len(frames), error=str(error))
             if len(frames) == 1:
                 return [(frames[0], DataError(f"inference failed: {error}", reason="inference_failed"))]
-        return [result for frame in frames for result in self._judge(route, [frame])]
+        return [result for frame in frames for result in self._judge(route, [frame], beat)]
 
     @staticmethod
     def _result(file: Prepared, outcome: Inspection | tuple[Frame, EdgeError]) -> FrameResult:
         if isinstance(outcome, tuple):
             frame, error = outcome
-            return _failed(frame.image, frame.identity, file, error)
+            return _failed(frame.image, frame.identity, file, error, frame)
         frame = outcome.frame
         times = {**file.times_s, **frame.times_s, "infer_s": outcome.infer_s, "judge_s": outcome.judge_s}
         return FrameResult(frame.image, frame.identity, outcome.judgement, frame, outcome.score, times)
 
 
-def _failed(image: ImageInfo, identity: Identity, file: Prepared, error: EdgeError) -> FrameResult:
+def _failed(
+    image: ImageInfo, identity: Identity, file: Prepared, error: EdgeError, frame: Frame | None = None
+) -> FrameResult:
     judgement = Judgement("NotDecidable", (error.reason,))
-    return FrameResult(image, identity, judgement, times_s=file.times_s, detail=str(error))
+    return FrameResult(image, identity, judgement, frame, times_s=file.times_s, detail=str(error))
 
 
 def _try_name(route: Route, path: str) -> Identity:

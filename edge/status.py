@@ -56,7 +56,7 @@ def show(status: dict[str, Any], console: Console) -> None:
     """The status for a person."""
     ready = "[green]ready[/]" if status["ready"] else "[red]not ready[/]"
     console.print(
-        f"edge {status['version']} · station {status['station']} · {ready} · up {status['uptime_s']:.0f} s"
+        f"edge {status['version']} · station {status['station']} · {ready} · since {status['startedAt']}"
     )
     for name, why in status["notReady"].items():
         console.print(f"  [red]{name}[/]: {why}")

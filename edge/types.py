@@ -26,7 +26,7 @@ class FileStamp:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A file that intake found complete: unchanged for the settle time, or its marker is there."""
+    """A file that intake found complete: unchanged for the settle time, its marker there if there are any."""
 
     source: str
     path: str  # relative to the source's directory, with forward slashes

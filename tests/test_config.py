@@ -1,3 +1,4 @@
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ template = "{batch}/{part}_{view}"
 [[source]]
 name = "sem"
 directory = "/data/sem"
+template = "{part}"
 recipe = "bracket"
 [recipe.bracket]
 views = ["01", "02"]
@@ -62,15 +64,18 @@ def test_a_typo_yields_file_line_key_and_the_nearest_valid_key(tmp_path: Path) -
     [
         ("[station]", "[sttaion]", ["config.toml:2: unknown key 'sttaion'", "did you mean 'station'"]),
         ('name = "sem"', 'name = "ct"', ["config.toml:10: two sources are called 'ct'"]),
-        ('recipe = "bracket"\n[recipe', 'recipe = "braket"\n[recipe', ["config.toml:12:", "mean 'bracket'"]),
-        ('"20GB"', '"20 apples"', ["config.toml:18: evidence.max_bytes = '20 apples': expected a size"]),
-        ('["01", "02"]', '["01", "01"]', ["config.toml:14: recipe.bracket.views", "twice"]),
+        ('recipe = "bracket"\n[recipe', 'recipe = "braket"\n[recipe', ["config.toml:13:", "mean 'bracket'"]),
+        ('"20GB"', '"20 apples"', ["config.toml:19: evidence.max_bytes = '20 apples': expected a size"]),
+        ('["01", "02"]', '["01", "01"]', ["config.toml:15: recipe.bracket.views", "twice"]),
         ('"{batch}/{part}_{view}"', '"{prat}"', ["unknown field {prat}"]),
         ('name = "ct-1"', 'name = "a/b"', ["config.toml:3: station.name = 'a/b'", "MQTT topics"]),
         ("schema_version = 1", "schema_version = 2", ["config.toml:1: schema_version = 2"]),
         ('directory = "incoming"\n', "", ["key 'source[0].directory' is missing"]),
-        ("[mqtt.tls]", "[mqtt.tls", ["not valid TOML", "line 15"]),
+        ("[mqtt.tls]", "[mqtt.tls", ["not valid TOML", "line 16"]),
         ('name = "ct-1"', 'name = "ct-1"\n[file]', ["unknown key 'file'"]),
+        ('"20GB"', '"' + "9" * 400 + '"', ["config.toml:19: evidence.max_bytes", "more bytes than"]),
+        ('template = "{part}"', "value_range = [0, nan]", ["source[1].value_range[1]", "finite number"]),
+        ('template = "{part}"', "settle_s = inf", ["config.toml:12: source[1].settle_s", "finite number"]),
     ],
 )
 def test_every_fault_is_named(tmp_path: Path, old: str, new: str, expected: list[str]) -> None:
@@ -88,6 +93,67 @@ def test_all_faults_are_listed_at_once(tmp_path: Path) -> None:
 def test_only_one_rule_may_name_frames(tmp_path: Path) -> None:
     text = GOOD.replace('template = "', "pattern = '(?P<part>.*)'\ntemplate = \"")
     assert "one of template, pattern and dicom" in str(refused(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("rule", "line"),
+    [
+        ("", 10),
+        ('template = "{view}"', 12),
+        ("pattern = '(?P<view>.*)'", 12),
+        ('dicom = { view = "ViewPosition" }', 12),
+    ],
+)
+def test_a_recipe_with_views_needs_sources_that_name_the_part(tmp_path: Path, rule: str, line: int) -> None:
+    error = refused(tmp_path, GOOD.replace('template = "{part}"\n', f"{rule}\n" if rule else ""))
+    assert f"config.toml:{line}: source 'sem' does not say which part" in error.message
+    assert "take views out of [recipe.bracket]" in error.hint
+
+
+@pytest.mark.parametrize("rule", ["pattern = '(?P<part>.*)'", 'dicom = { part = "PatientID" }'])
+def test_views_may_come_from_the_pages_of_a_file(tmp_path: Path, rule: str) -> None:
+    config.load(write(tmp_path, GOOD.replace('template = "{part}"', rule)))
+
+
+def test_a_fault_in_a_table_below_a_source_is_found_in_the_right_source(tmp_path: Path) -> None:
+    text = """[[source]]
+name = "a"
+directory = "a"
+recipe = "r"
+[source.dicom]
+part = "PatientID"
+[[source]]
+name = "b"
+directory = "b"
+recipe = "r"
+[source.dicom]
+part = "PateintID"
+[recipe.r]
+"""
+    assert "config.toml:12: source[1].dicom.part" in refused(tmp_path, text).message
+    first = text.replace("PateintID", "StudyID").replace("PatientID", "PateintID")
+    assert "config.toml:6: source[0].dicom.part" in refused(tmp_path, first).message
+
+
+LONG_VALUES = '''[station]
+name = "x"
+note = [
+  ["a"],  # not a header ]
+  "]", \'[\', """
+[mqtt]
+port = 1 ""\\"" """,
+]
+[mqtt]
+port = 2
+'''
+
+
+@pytest.mark.parametrize(
+    ("loc", "line"), [(("station", "note"), 3), (("station", "note", 0, 0), 3), (("mqtt", "port"), 10)]
+)
+def test_what_lies_inside_a_long_array_or_string_is_no_header(loc: tuple[str | int, ...], line: int) -> None:
+    tomllib.loads(LONG_VALUES)
+    assert config.line_of(LONG_VALUES, loc) == line
 
 
 def test_a_dicom_keyword_must_exist(tmp_path: Path) -> None:

@@ -4,9 +4,11 @@ import os
 from concurrent.futures import Future
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import structlog
+import tifffile
 
 from edge.buffer import Buffer
 from edge.decode import Limits
@@ -16,7 +18,7 @@ from edge.intake.naming import compile_naming
 from edge.pipeline import Inspector, PrepareJob, prepare_file
 from edge.record.store import Store
 from edge.recording import EvidenceRule, PartRule, RecordStage
-from edge.stages import DecodeStage, InspectStage, Route
+from edge.stages import DecodeStage, InspectStage, Route, put_patiently
 from edge.testing import FakeClock, FakeRuntime, fake_bundle, fake_calibration, write_frame
 from edge.types import Candidate, FileStamp, Frame, Verdict
 
@@ -61,6 +63,9 @@ class Meter:
     def evidence_skipped_for(self, reason: str) -> None:
         self.skipped += 1
 
+    def drifted(self, recipe: str, view: str, ratio: float) -> None:
+        self.drift = ratio
+
 
 class Returned:
     def __init__(self) -> None:
@@ -94,7 +99,8 @@ class Rig:
         self.record = RecordStage(
             judged, self.store, station="t", parts={"r": PartRule(("1", "2"), 30.0)},
             evidence_rule=EvidenceRule(folder / "evidence", 0.0), meter=self.meter,
-            wake_delivery=lambda: None, log=log, clock=self.clock, unix_clock=self.clock,
+            wake_delivery=lambda: None, done={"s": lambda candidate: None},
+            log=log, clock=self.clock, unix_clock=self.clock,
         )  # fmt: skip
 
     def add(self, name: str, *, defect: bool = False, cut: int = 0, since_s: float | None = None) -> Path:
@@ -238,7 +244,7 @@ def test_a_disk_that_refuses_holds_the_verdicts_with_their_ids(
     rig.add("P1_1.png")
     refused: list[str] = []
 
-    def full(verdict: Verdict, source: str | None = None) -> None:
+    def full(verdict: Verdict, body: bytes, source: str | None = None) -> None:
         refused.append(verdict.result_id)
         raise CannotWriteError("database or disk is full")
 
@@ -277,3 +283,84 @@ def test_a_name_that_is_not_utf8_is_recorded_like_any_other(rig: Rig) -> None:
     assert verdict["resultEvaluation"] == "OK"
     info = (rig.folder / "in" / name).stat()
     assert rig.store.is_recorded("s", name, FileStamp(info.st_size, info.st_mtime_ns))
+
+
+def test_a_fault_of_the_machine_is_no_fault_of_the_file(rig: Rig) -> None:
+    for reason in ("unreadable_now", "no_shared_memory", "permission_denied"):
+        rig.workers.faults = [DataError("not now", reason=reason, retryable=True)] * 3
+        for _ in range(3):
+            rig.add("P1_1.png", since_s=rig.clock() - 1000.0)
+            assert rig.run() == []
+    assert len(rig.returned.postponed) == 9
+
+
+def test_a_cancelled_decode_goes_back_to_its_source(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    cancelled: Future[list[Frame]] = Future()
+    cancelled.cancel()
+    cancelled.set_running_or_notify_cancel()
+    monkeypatch.setattr(rig.workers, "submit", lambda job: cancelled)
+    rig.add("P1_1.png")
+    assert rig.run() == []
+    assert rig.returned.postponed == ["P1_1.png"]
+
+
+def test_any_error_of_a_library_costs_its_frame_only(tmp_path: Path) -> None:
+    def answer(tiles: np.ndarray) -> np.ndarray:
+        if tiles.max() > 0.9:
+            raise cv2.error("an assertion of OpenCV")
+        return np.full_like(tiles, 0.5)
+
+    rig = Rig(tmp_path, FakeRuntime(answer))
+    rig.add("P1_2.png", defect=True)
+    assert rig.run()[0]["reasons"] == ["inference_failed"]
+    assert (tmp_path / "evidence" / rig.store.latest(1)[0]["evidence"] / "overlay.jpg").is_file()
+    rig.store.close()
+
+
+def test_a_full_next_stage_is_waited_for_with_beats() -> None:
+    buffer: Buffer[int] = Buffer(1)
+    buffer.put(1)
+    beats: list[int] = []
+
+    def beat() -> None:
+        beats.append(1)
+        buffer.take(1)
+
+    put_patiently(buffer, 2, 1.0, beat)
+    assert beats == [1]
+    assert buffer.take(1) == [2]
+
+
+def test_drift_is_the_median_of_recent_scores_over_the_calibrations(rig: Rig) -> None:
+    rig.add("P1_1.png")
+    verdict = rig.run()[0]
+    usual = np.median(np.linspace(0.1, 0.2, 20)) / 0.2
+    assert rig.meter.drift == pytest.approx(verdict["score"] / usual, rel=1e-4)
+
+
+@pytest.mark.parametrize("bad_first", [True, False])
+def test_of_two_frames_of_one_view_the_worse_counts_for_the_part(rig: Rig, bad_first: bool) -> None:
+    for name, defect in (("a/P1_1.png", bad_first), ("b/P1_1.png", not bad_first), ("P1_2.png", False)):
+        (rig.folder / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        rig.add(name, defect=defect)
+        rig.run()
+    (part,) = rig.meter.parts
+    assert part.evaluation == "NotOK"
+    assert part.payload["reasons"] == ["view_not_ok", "view_repeated"]
+
+
+def test_every_page_of_a_file_is_a_view_of_its_own(rig: Rig) -> None:
+    page = np.full((2, 48, 64), 127, np.uint8)
+    page += np.random.default_rng(0).integers(0, 5, page.shape, np.uint8)
+    page[0, 10:22, 20:32] = 250
+    tifffile.imwrite(rig.folder / "pages.tif", page, photometric="minisblack")
+    name = "P1_1.tif"
+    (rig.folder / "in").mkdir(exist_ok=True)
+    rig.add(name)
+    (rig.folder / "pages.tif").replace(rig.folder / "in" / name)
+    rig.backlog.take()
+    info = (rig.folder / "in" / name).stat()
+    stamp = FileStamp(info.st_size, info.st_mtime_ns)
+    rig.backlog.add([Candidate("s", name, rig.folder / "in" / name, stamp, 0, 0, 0)])
+    verdicts = rig.run()
+    assert [v["view"] for v in verdicts] == ["1-01", "1-02"]

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydicom import uid
 from pydicom.pixels.decoders.base import DecodeRunner, get_decoder
 
-from edge.decode.jpeg import check_ends, frame_header
+from edge.decode.jpeg import check_ends, decode_pixels, frame_header
 from edge.errors import DataError
 
 PLUGIN = "imagecodecs"
@@ -67,7 +67,7 @@ def _jpeg(encoded: bytes, runner: DecodeRunner) -> bytes:
     header = frame_header(encoded)
     _check_size(header.width, header.height, runner)
     if header.components == 1:
-        pixels = np.asarray(imagecodecs.jpeg8_decode(encoded))
+        pixels = decode_pixels(encoded, header)
     else:
         runner.set_option("planar_configuration", 0)
         pixels = np.asarray(imagecodecs.jpeg8_decode(encoded, colorspace="YCBCR", outcolorspace="YCBCR"))

@@ -1,8 +1,9 @@
-"""JPEG: markers are walked to the end of image, then libjpeg-turbo (through imagecodecs) decodes.
+"""JPEG: markers are walked to the end of image, then libjpeg-turbo decodes.
 
-The walk is needed because libjpeg fills what is missing with grey and only warns. It cannot see damage inside
-the entropy-coded data that leaves the markers whole. EXIF orientation never rotates: the pixels stay as the
-sensor wrote them. Baseline, extended (8 and 12 bits), progressive and lossless (up to 16 bits) are read.
+libjpeg fills what is missing with grey and only warns. The walk finds files that end early; damage inside the
+entropy-coded data is found by libjpeg-turbo in strict mode (simplejpeg), unless it still decodes. EXIF
+orientation never rotates: the pixels stay as the sensor wrote them. Baseline, extended (8 and 12 bits),
+progressive and lossless (up to 16 bits) are read.
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import imagecodecs
 import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
 
 from edge.decode.decoder import Size
 from edge.errors import DataError, IncompleteError
@@ -20,6 +24,7 @@ from edge.types import Picture
 
 _EOI, _SOS = 0xD9, 0xDA
 _SOF = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}  # F7: JPEG-LS; not DHT, JPG, DAC
+_LOSSLESS = frozenset({0xC3, 0xC7, 0xCB, 0xCF, 0xF7})
 _STANDALONE = frozenset({0x01, *range(0xD0, 0xD8)})  # TEM and RSTn have no length
 # ends a scan: a marker which is neither a stuffed zero nor a restart (ITU-T T.81, B.1.1.5)
 _SCAN_END = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]", re.DOTALL)
@@ -42,6 +47,7 @@ class FrameHeader:
     height: int
     bits: int
     components: int
+    lossless: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +72,24 @@ class JpegDecoder:
                 hint="write grey or RGB; CMYK is not read",
                 reason="unsupported_format",
             )
-        pixels = np.ascontiguousarray(imagecodecs.jpeg8_decode(self.data))
+        pixels = decode_pixels(self.data, header)
         return [Picture(pixels, bits=header.bits, low=0, high=2**header.bits - 1)]
+
+
+def decode_pixels(data: bytes, header: FrameHeader) -> NDArray[Any]:
+    """(h, w) or (h, w, 3) RGB; what libjpeg only warns of is an error here where 8 bits allow it.
+
+    Raises:
+        DataError: "corrupt".
+    """
+    if header.bits != 8 or header.lossless:
+        return np.ascontiguousarray(imagecodecs.jpeg8_decode(data))
+    colour = "GRAY" if header.components == 1 else "RGB"
+    try:
+        pixels = simplejpeg.decode_jpeg(data, colour, strict=True)
+    except ValueError as error:
+        raise _damaged(str(error).removeprefix("Corrupt JPEG data: ")) from None
+    return np.ascontiguousarray(pixels[..., 0] if header.components == 1 else pixels)
 
 
 def check_ends(data: bytes) -> None:
@@ -96,7 +118,7 @@ def frame_header(data: bytes) -> FrameHeader:
             height = int.from_bytes(data[segment.start + 1 : segment.start + 3], "big")
             width = int.from_bytes(data[segment.start + 3 : segment.start + 5], "big")
             if width and height:
-                return FrameHeader(width, height, bits, components)
+                return FrameHeader(width, height, bits, components, segment.marker in _LOSSLESS)
     raise _damaged("no valid start-of-frame segment")
 
 

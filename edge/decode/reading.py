@@ -19,7 +19,7 @@ def read_stable(file: Path, stamp: FileStamp | None) -> bytes:
     Raises:
         IncompleteError: "changed_while_reading" when the stamp differs before, during or after the read;
             "empty" for 0 bytes. Both are worth another try.
-        DataError: "vanished", "permission_denied", "unreadable" (worth another try); "not_a_file".
+        DataError: "vanished", "permission_denied", "unreadable_now" (worth another try); "not_a_file".
     """
     try:
         # O_NONBLOCK: opening a FIFO that nobody writes to must not hang; it does nothing to regular files
@@ -103,5 +103,6 @@ def _failed(file: Path, error: OSError) -> DataError:
     return DataError(
         f"{file}: cannot be read: {error.strerror or error}",
         hint="look at the disk or the network mount",
+        reason="unreadable_now",
         retryable=True,
     )

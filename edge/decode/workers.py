@@ -13,8 +13,9 @@ import resource
 import shutil
 import signal
 import tempfile
+import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import BrokenExecutor, CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -28,6 +29,7 @@ from edge.types import FloatImage, Frame
 Job = TypeVar("Job")
 _PR_SET_PDEATHSIG = 1
 _SHARED_MEMORY = Path("/dev/shm")
+_FOLDER = "edge-frames-"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -46,71 +48,113 @@ class DecodeWorkers(Generic[Job]):
         self, task: Callable[[Job], list[Frame]], *, workers: int, timeout_s: float, memory_bytes: int
     ) -> None:
         self.workers = workers
+        self._task, self._timeout_s, self._memory_bytes = task, timeout_s, memory_bytes
         self._restarts = 0
-        self._task, self._timeout_s = task, timeout_s
-        self._folder = Path(
-            tempfile.mkdtemp(prefix="edge-", dir=_SHARED_MEMORY if _SHARED_MEMORY.is_dir() else None)
-        )
         self._count = 0
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([task.__module__])
-        self._pool = ProcessPool(
-            max_workers=workers, context=context, initializer=_start_worker, initargs=(memory_bytes,)
-        )
+        self._out: set[Future[list[Frame]]] = set()
+        self._closed = False
+        self._lock = threading.Lock()
+        self._folder = _shared_folder()
+        self._pool = self._new_pool()
 
     def submit(self, job: Job) -> Future[list[Frame]]:
-        """The future's result is the frames; its exception is always an `EdgeError`.
+        """The future's result is the frames, its exception an `EdgeError`.
 
         A worker that crashed gives DataError "decoder_crashed" (retryable), one that took too long
-        "decoder_timeout"; both have already been replaced.
+        "decoder_timeout". The future is cancelled if the pool itself ended: that says nothing of the file.
         """
-        self._count += 1
-        file = str(self._folder / f"{self._count}")
-        outer: Future[list[Frame]] = Future()
-        inner = self._pool.schedule(_work, args=(self._task, job, file), timeout=self._timeout_s)
+        with self._lock:
+            self._count += 1
+            file = str(self._folder / f"{self._count}")
+            outer: Future[list[Frame]] = Future()
+            if self._closed:
+                outer.cancel()
+                return outer
+            arguments = (self._task, job, file)
+            try:
+                inner = self._pool.schedule(_work, args=arguments, timeout=self._timeout_s)
+            except RuntimeError:  # a worker that died while idle takes pebble's whole pool with it
+                self._end_pool()
+                self._restarts += 1
+                self._pool = self._new_pool()
+                inner = self._pool.schedule(_work, args=arguments, timeout=self._timeout_s)
+            self._out.add(outer)
         inner.add_done_callback(lambda done: self._finish(done, outer, file))
         return outer
 
     def take_restarts(self) -> int:
         """How many workers were replaced since the last call."""
-        count, self._restarts = self._restarts, 0
-        return count
+        with self._lock:
+            count, self._restarts = self._restarts, 0
+            return count
 
     def close(self) -> None:
         """Stop the workers at once and remove what they left in shared memory."""
-        self._pool.stop()  # type: ignore[no-untyped-call]  # pebble types only part of itself
-        self._pool.join()
+        with self._lock:
+            self._closed = True
+            self._end_pool()
+            for outer in list(self._out):  # what we end says nothing of the files
+                outer.cancel()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _finish(self, inner: Future[_Mapped], outer: Future[list[Frame]], file: str) -> None:
-        if inner.cancelled():
-            outer.cancel()
-            return
-        frames, error = self._outcome(inner)
-        Path(file).unlink(missing_ok=True)  # what is mapped stays, what a crash left goes
-        if error is None:
-            outer.set_result(frames)
-        else:
-            outer.set_exception(error)
+    def _new_pool(self) -> ProcessPool:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([self._task.__module__])
+        return ProcessPool(
+            max_workers=self.workers,
+            context=context,
+            initializer=_start_worker,
+            initargs=(self._memory_bytes,),
+        )
 
-    def _outcome(self, inner: Future[_Mapped]) -> tuple[list[Frame], EdgeError | None]:
+    def _end_pool(self) -> None:
+        self._pool.stop()  # type: ignore[no-untyped-call]  # pebble types only part of itself
+        self._pool.join()
+
+    def _finish(self, inner: Future[_Mapped], outer: Future[list[Frame]], file: str) -> None:
+        outcome = self._outcome(inner)
+        Path(file).unlink(missing_ok=True)  # what is mapped stays, what a crash left goes
+        self._out.discard(outer)
+        if self._closed:
+            return
+        if outcome is None:
+            outer.cancel()
+        elif isinstance(outcome, EdgeError):
+            outer.set_exception(outcome)
+        else:
+            outer.set_result(outcome)
+
+    def _outcome(self, inner: Future[_Mapped]) -> list[Frame] | EdgeError | None:
+        """Frames, or what is wrong with the file; None where only the pool failed."""
         try:
-            return _map(inner.result()), None
+            return _map(inner.result())
         except EdgeError as error:
-            return [], error
+            return error
+        except (CancelledError, BrokenExecutor):
+            return None
         except FutureTimeout:
             self._restarts += 1
             message = f"decoding took longer than {self._timeout_s:g} s"
-            return [], DataError(message, reason="decoder_timeout", retryable=True)
+            return DataError(message, reason="decoder_timeout", retryable=True)
         except ProcessExpired as error:
             self._restarts += 1
             message = f"the decoder crashed (exit code {error.exitcode})"
-            return [], DataError(message, reason="decoder_crashed", retryable=True)
+            return DataError(message, reason="decoder_crashed", retryable=True)
         except MemoryError:
             message = "decoding needs more memory than a worker may use"
-            return [], DataError(message, hint="raise runtime.decode_memory", reason="out_of_memory")
+            return DataError(message, hint="raise runtime.decode_memory", reason="out_of_memory")
         except Exception as error:  # whatever a decoder raises costs one frame, never the daemon
-            return [], DataError(f"the decoder failed: {type(error).__name__}: {error}")
+            return DataError(f"the decoder failed: {type(error).__name__}: {error}")
+
+
+def _shared_folder() -> Path:
+    """A folder of our own in shared memory, named by our process; what dead processes left is removed."""
+    base = _SHARED_MEMORY if _SHARED_MEMORY.is_dir() else Path(tempfile.gettempdir())
+    for old in base.glob(f"{_FOLDER}*"):
+        owner = old.name.removeprefix(_FOLDER).partition("-")[0]
+        if owner.isdecimal() and not Path(f"/proc/{owner}").exists():
+            shutil.rmtree(old, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"{_FOLDER}{os.getpid()}-", dir=base))
 
 
 def _start_worker(memory_bytes: int) -> None:
@@ -128,9 +172,17 @@ def _start_worker(memory_bytes: int) -> None:
 
 def _work(task: Callable[[Job], list[Frame]], job: Job, file: str) -> _Mapped:
     frames = task(job)
-    with open(file, "wb") as stream:
-        for frame in frames:
-            stream.write(np.ascontiguousarray(frame.plane, np.float32).data)
+    try:
+        with open(file, "wb") as stream:
+            for frame in frames:
+                stream.write(np.ascontiguousarray(frame.plane, np.float32).data)
+    except OSError as error:  # full: a fault of this machine, not of the file
+        raise DataError(
+            f"{file}: {error.strerror}",
+            hint="give /dev/shm more space",
+            reason="no_shared_memory",
+            retryable=True,
+        ) from None
     empty = np.empty((0, 0), np.float32)
     return _Mapped(
         frames=tuple(dataclasses.replace(frame, plane=empty) for frame in frames),

@@ -30,7 +30,7 @@ GOLDEN_TOLERANCE = {"fp32": 1e-3, "bf16": 0.1, "fp16": 0.03, "int8": 0.2}
 class ScoreSpec(BaseModel):
     """How a network's answer becomes a score map and one number a frame."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     map: Literal["l2", "l1", "ssim", "probability"] = "ssim"
     smooth_px: float = Field(0.0, ge=0)  # standard deviation of a Gaussian over the map
@@ -117,7 +117,11 @@ def write_bundle(
     training: Mapping[str, Any],
     now: datetime | None = None,
 ) -> Bundle:
-    """Write a bundle; the manifest comes last, so a half-written bundle is never valid."""
+    """Write a bundle, its manifest last: half-written, it is refused.
+
+    In a folder that holds a bundle already, that one is spoiled as soon as the first file is replaced. So
+    `edge learn` writes into a fresh folder and swaps it in whole (`edge.renewal`).
+    """
     folder.mkdir(parents=True, exist_ok=True)
     pair = io.BytesIO()
     np.savez_compressed(pair, tiles=golden[0], answers=golden[1])

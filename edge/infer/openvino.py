@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ _TYPES = {"fp32": ov.Type.f32, "bf16": ov.Type.bf16}
 
 
 class OpenVinoRuntime:
-    """A network compiled for this CPU with static shapes, several requests in flight."""
+    """A network compiled for this CPU, with as many requests in flight as it has streams."""
 
     name = "openvino"
 
@@ -70,24 +71,29 @@ class OpenVinoRuntime:
     def infer(self, batches: Iterable[FloatImage]) -> Iterator[FloatImage]:
         """See `Runtime.infer`; as many batches are in flight as the CPU has streams."""
         free = deque(range(len(self._requests)))
-        flying: deque[tuple[int, int]] = deque()
-        for tiles in batches:
-            if not free:
+        flying: deque[int] = deque()
+        try:
+            for tiles in batches:
+                if not free:
+                    yield self._collect(flying, free)
+                slot = free.popleft()
+                self._input[slot, : len(tiles)] = tiles
+                request = self._requests[slot]
+                request.set_input_tensor(ov.Tensor(self._input[slot, : len(tiles)], shared_memory=True))
+                request.start_async()
+                flying.append(slot)
+            while flying:
                 yield self._collect(flying, free)
-            slot = free.popleft()
-            self._input[slot, : len(tiles)] = tiles
-            request = self._requests[slot]
-            request.set_input_tensor(ov.Tensor(self._input[slot, : len(tiles)], shared_memory=True))
-            request.start_async()
-            flying.append((slot, len(tiles)))
-        while flying:
-            yield self._collect(flying, free)
+        finally:
+            for slot in flying:  # given up half-way: the next call must find no request busy
+                with contextlib.suppress(RuntimeError):
+                    self._requests[slot].wait()
 
-    def _collect(self, flying: deque[tuple[int, int]], free: deque[int]) -> FloatImage:
-        slot, count = flying.popleft()
+    def _collect(self, flying: deque[int], free: deque[int]) -> FloatImage:
+        slot = flying.popleft()
         request = self._requests[slot]
         request.wait()
-        answers: FloatImage = np.array(request.get_output_tensor(0).data[:count], np.float32)
+        answers: FloatImage = np.array(request.get_output_tensor(0).data, np.float32)
         free.append(slot)
         return answers
 

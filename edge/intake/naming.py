@@ -15,12 +15,18 @@ Naming = Callable[[str, Mapping[str, str], int, int], Identity]
 """(path relative to the source, DICOM tags, page, pages) → Identity; raises DataError("name_unmatched")."""
 
 
+def printable(path: str) -> str:
+    """A path as JSON and databases can hold it: bytes of a name that are not UTF-8 are written out."""
+    return path.encode("utf-8", "backslashreplace").decode()
+
+
 def compile_naming(
     template: str | None = None, pattern: str | None = None, dicom: Mapping[str, str | None] | None = None
 ) -> Naming:
     """The rule that turns a frame's path or tags into its identity.
 
-    A page of a file with several pages is its view (1-based, at least two digits) where the rule gives none.
+    A page of a file with several pages is a view (1-based, at least two digits): "03", or "top-03" where the
+    rule gives the view "top".
 
     Raises:
         ValueError: the template or pattern is malformed.
@@ -73,8 +79,7 @@ def template_to_pattern(template: str) -> re.Pattern[str]:
 
 def _by_pattern(compiled: re.Pattern[str], rule: str, *, ignore_suffix: bool) -> Naming:
     def name(path: str, tags: Mapping[str, str], page: int, pages: int) -> Identity:
-        # bytes of a name that are not UTF-8 are written out, so that ids can go into JSON
-        text = path = path.encode("utf-8", "backslashreplace").decode()
+        text = path = printable(path)
         if ignore_suffix:
             stem, _, suffix = path.rpartition(".")
             text = path if "/" in suffix or not stem or stem.endswith("/") else stem
@@ -109,6 +114,9 @@ def _unnamed(path: str, tags: Mapping[str, str], page: int, pages: int) -> Ident
 
 
 def _with_page(identity: Identity, page: int, pages: int) -> Identity:
-    if pages == 1 or identity.view is not None:
+    """Each page of a file is a view: its number, behind the name's view where there is one."""
+    if pages == 1:
         return identity
-    return Identity(part=identity.part, view=f"{page + 1:02d}", batch=identity.batch)
+    number = f"{page + 1:02d}"
+    view = number if identity.view is None else f"{identity.view}-{number}"
+    return Identity(part=identity.part, view=view, batch=identity.batch)

@@ -1,12 +1,14 @@
 """Which files of a source are new and completely written. Scanning is the truth; events are only hints.
 
-A file is handed on when its size and mtime have stayed the same for the settle time (or its marker file is
-there). Whether the format's own end is there is found out by the decoder; a file that turns out incomplete
-comes back with `postpone`, and the caller gives up on it after `incomplete_after_s` without a change.
+A file is handed on when its size and mtime have stayed the same for the settle time (and its marker file is
+there, where the source has markers). Whether the format's own end is there is found out by the decoder; an
+incomplete file comes back with `postpone`, and the caller gives up on it after `incomplete_after_s` without a
+change.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import os
 import stat
@@ -53,6 +55,8 @@ class FolderScan:
     rule: ScanRule
     recorded: Callable[[str, FileStamp], bool]
     _files: dict[str, _Tracked] = field(default_factory=dict)
+    _odd: dict[str, str] = field(default_factory=dict)  # what is named like a frame and is none: the reason
+    _told: set[str] = field(default_factory=set)
     _next_rescan_s: float = float("-inf")
 
     def step(self, now_s: float, hints: Iterable[str] = ()) -> list[Candidate]:
@@ -62,7 +66,10 @@ class FolderScan:
             UnavailableError: the folder cannot be listed.
         """
         if now_s >= self._next_rescan_s:
-            self._rescan(now_s)
+            try:
+                self._rescan(now_s)
+            except OSError as error:  # a mount that hiccups while it is listed; nothing is forgotten
+                raise self._unavailable(error) from None
             self._next_rescan_s = now_s + self.rule.rescan_s
         else:
             for path in hints:
@@ -104,39 +111,39 @@ class FolderScan:
             self._look(path, now_s)
         for path in self._files.keys() - present:
             del self._files[path]
+        for path in self._odd.keys() - present:
+            del self._odd[path]
 
     def _list(self) -> Iterator[str]:
-        try:
-            top = os.scandir(self.rule.directory)
-        except OSError as error:
-            raise UnavailableError(
-                f"source {self.rule.source!r}: {self.rule.directory} cannot be listed: {error.strerror}",
-                hint="create or mount the folder, and let the daemon's user read it",
-                reason="source_unavailable",
-            ) from None
-        stack = [(top, "")]
+        stack = [(os.scandir(self.rule.directory), "")]
         while stack:
             entries, prefix = stack.pop()
             with entries:
                 for entry in entries:
                     if entry.is_dir(follow_symlinks=False):
                         if self.rule.recursive and not entry.name.startswith("."):
-                            try:
+                            with contextlib.suppress(FileNotFoundError, PermissionError):
                                 stack.append((os.scandir(entry.path), f"{prefix}{entry.name}/"))
-                            except OSError:
-                                continue  # gone, or not ours to read; the next rescan tries again
                     elif self.wanted(prefix + entry.name):
                         yield prefix + entry.name
 
+    def _unavailable(self, error: OSError) -> UnavailableError:
+        return UnavailableError(
+            f"source {self.rule.source!r}: {self.rule.directory} cannot be listed: {error.strerror or error}",
+            hint="create or mount the folder, and let the daemon's user read it",
+            reason="source_unavailable",
+        )
+
     def wanted(self, path: str) -> bool:
         """Whether a path relative to the source is a frame by include and exclude (case does not matter)."""
-        name = path.rpartition("/")[2].lower()
         whole = path.lower()
+        folders, _, name = whole.rpartition("/")
+        hidden = any(part.startswith(".") for part in (*folders.split("/"), name))
 
         def fits(patterns: tuple[str, ...]) -> bool:
             return any(fnmatch.fnmatchcase(whole if "/" in p else name, p.lower()) for p in patterns)
 
-        return not name.startswith(".") and fits(self.rule.include) and not fits(self.rule.exclude)
+        return not hidden and fits(self.rule.include) and not fits(self.rule.exclude)
 
     def _look(self, path: str, now_s: float) -> None:
         """Start tracking a file, or notice that it changed."""
@@ -177,6 +184,12 @@ class FolderScan:
     def _marked(self, path: str) -> bool:
         return os.path.exists(f"{self.rule.directory / path}{self.rule.marker}")
 
+    def take_odd(self) -> list[tuple[str, str]]:
+        """(path, reason) of what is named like a frame and is none, each once."""
+        new = [(path, reason) for path, reason in self._odd.items() if path not in self._told]
+        self._told = set(self._odd)
+        return new
+
     def _stamp(self, path: str) -> FileStamp | None:
         """The file's stamp; None if it is gone, no regular file, or a link that leaves the source."""
         file = self.rule.directory / path
@@ -184,10 +197,13 @@ class FolderScan:
             info = os.stat(file, follow_symlinks=False)
             if stat.S_ISLNK(info.st_mode):
                 if not file.resolve().is_relative_to(self.rule.directory.resolve()):
+                    self._odd[path] = "link_leaves_source"
                     return None
                 info = os.stat(file)
         except OSError:
+            self._odd.pop(path, None)
             return None
         if not stat.S_ISREG(info.st_mode):
+            self._odd[path] = "not_a_file"
             return None
         return FileStamp(info.st_size, info.st_mtime_ns)

@@ -24,6 +24,8 @@ class IntakeMeter(Protocol):
 
     def intake_state(self, source: str, *, backlog: int, reachable: bool) -> None: ...
 
+    def rejected(self, source: str, reason: str) -> None: ...
+
 
 class SourceIntake:
     """Steps a source's scan; `postpone` and `forget` may be called from any thread."""
@@ -45,31 +47,41 @@ class SourceIntake:
         self._hints = Hints(scan.rule.directory, self._wake.set)
         self._watch: NativeWatch | None = None
         self._native = watch == "native" or (watch == "auto" and not is_network_mount(scan.rule.directory))
-        self._returned: queue.SimpleQueue[tuple[Candidate, bool]] = queue.SimpleQueue()
+        self._rescan = threading.Event()
+        self._returned: queue.SimpleQueue[tuple[Candidate, Literal["postpone", "forget", "done"]]]
+        self._returned = queue.SimpleQueue()
+        self._out = 0  # files handed on that have no verdict yet
+        self.waiting = 0  # files seen that have no verdict yet
 
     def postpone(self, candidate: Candidate) -> None:
         """The file was not ready: hand it on again later."""
-        self._returned.put((candidate, True))
+        self._returned.put((candidate, "postpone"))
 
     def forget(self, candidate: Candidate) -> None:
         """The file is gone."""
-        self._returned.put((candidate, False))
+        self._returned.put((candidate, "forget"))
+
+    def done(self, candidate: Candidate) -> None:
+        """Its verdict is stored."""
+        self._returned.put((candidate, "done"))
 
     def rescan(self) -> None:
         """List the whole folder at once."""
-        self._scan.rescan_now()
+        self._rescan.set()
         self._wake.set()
 
     def step(self, now_s: float) -> int:
         """Take back what returned, look at the folder, queue what is ready; gives how many files that was."""
         while not self._returned.empty():
-            candidate, again = self._returned.get()
-            if again:
+            candidate, what = self._returned.get()
+            self._out -= 1
+            if what == "postpone":
                 self._scan.postpone(candidate, now_s)
-            else:
+            elif what == "forget":
                 self._scan.forget(candidate)
         paths, overflow = self._hints.take()
-        if overflow:
+        if overflow or self._rescan.is_set():
+            self._rescan.clear()
             self._scan.rescan_now()
         try:
             ready = self._scan.step(now_s, [path for path in paths if self._scan.wanted(path)])
@@ -78,9 +90,12 @@ class SourceIntake:
             raise
         self._found()
         self._backlog.add(ready)
-        self._meter.intake_state(
-            self.name, backlog=self._scan.waiting() + self._backlog.depth(self.name), reachable=True
-        )
+        self._out += len(ready)
+        self.waiting = self._scan.waiting() + self._out
+        self._meter.intake_state(self.name, backlog=self.waiting, reachable=True)
+        for path, reason in self._scan.take_odd():
+            self._meter.rejected(self.name, reason)
+            self._log.warning("source.odd_file", source=self.name, path=path, reason=reason)
         return len(ready)
 
     def run(self, stop: threading.Event, beat: Callable[[], None] = lambda: None) -> None:
@@ -123,7 +138,7 @@ class SourceIntake:
                 )  # fmt: skip
 
     def _lost(self, error: EdgeError) -> None:
-        self._meter.intake_state(self.name, backlog=self._backlog.depth(self.name), reachable=False)
+        self._meter.intake_state(self.name, backlog=self.waiting, reachable=False)
         if not self.unavailable:
             self._log.error("source.unavailable", source=self.name, error=error.message, hint=error.hint)
         self.unavailable = error.message

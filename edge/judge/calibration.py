@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +22,8 @@ TooFew = Literal["refuse", "pool", "bound"]
 # scores is exceeded by the next good frame with probability 1/(n+1), which for small n is far too often.
 SMALL_SAMPLE_FACTOR = 1.25
 
+SIZE_FACTOR = 1.5
+
 
 class ViewCalibration(BaseModel):
     """What a view's good frames looked like to the engine."""
@@ -37,6 +39,8 @@ class ViewCalibration(BaseModel):
     scores: tuple[float, ...]  # raw, of the view's calibration frames
     plane_mean: tuple[float, float]  # range over good frames, widened; outside it no frame is called OK
     plane_std: tuple[float, float]
+    height_px: tuple[float, float] | None = None  # of the plane, widened likewise; None: not looked at
+    width_px: tuple[float, float] | None = None
 
 
 class Calibration(BaseModel):
@@ -73,6 +77,8 @@ class GoodFrame:
     pixel_quantile: float  # a high quantile of its score map
     plane_mean: float
     plane_std: float
+    height_px: int
+    width_px: int
 
 
 def frames_needed(false_reject: float) -> int:
@@ -179,6 +185,8 @@ def _calibrate_view(
         scores=tuple(scores),
         plane_mean=_brightness([frame.plane_mean for frame in frames]),
         plane_std=_contrast([frame.plane_std for frame in frames]),
+        height_px=_extent([frame.height_px for frame in frames]),
+        width_px=_extent([frame.width_px for frame in frames]),
     )
 
 
@@ -205,6 +213,17 @@ def _brightness(means: Sequence[float]) -> tuple[float, float]:
 def _contrast(stds: Sequence[float]) -> tuple[float, float]:
     """Where a plane's standard deviation may lie: half the smallest to twice the largest of good ones."""
     return min(stds) / 2, max(stds) * 2
+
+
+def _extent(sides_px: Sequence[int]) -> tuple[float, float]:
+    """What a plane's side may measure: half as much again beyond good frames either way, for cropped parts."""
+    return min(sides_px) / SIZE_FACTOR, max(sides_px) * SIZE_FACTOR
+
+
+def drift_ratio(recent: Iterable[float], limits: ViewCalibration) -> float:
+    """Median of recent normalised scores over the median of the calibration's: 1 while nothing drifts."""
+    usual = float(np.median(limits.scores)) / limits.threshold
+    return float(np.median(list(recent))) / _positive(usual)
 
 
 def save_calibration(path: Path, calibration: Calibration) -> Calibration:

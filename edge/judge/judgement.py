@@ -43,12 +43,16 @@ def judge(
 
 
 def _unlike_good(score: Score, limits: ViewCalibration) -> tuple[str, ...]:
-    """Why a low score proves nothing: a black or washed-out frame is easy to reconstruct."""
+    """Why a low score proves nothing: a black frame, or a magnified one, is easy to reconstruct."""
     reasons = []
     if not limits.plane_mean[0] <= score.plane_mean <= limits.plane_mean[1]:
         reasons.append("brightness_outside_calibration")
     if not limits.plane_std[0] <= score.plane_std <= limits.plane_std[1]:
         reasons.append("contrast_outside_calibration")
+    for side_px, allowed in zip(score.map.shape, (limits.height_px, limits.width_px), strict=True):
+        if allowed is not None and not allowed[0] <= side_px <= allowed[1]:
+            reasons.append("size_outside_calibration")
+            break
     return tuple(reasons)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edge.types import Evaluation
 
@@ -16,6 +16,7 @@ class ViewResult:
     result_id: str
     evaluation: Evaluation
     score: float | None
+    repeated: bool = False  # another frame of this view came in the same round, and was no worse
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,16 @@ def judge_part(expected: Sequence[str], results: Mapping[str, ViewResult]) -> Pa
     evaluation: Evaluation = "OK"
     if reasons:
         evaluation = "NotOK" if "NotOK" in evaluations else "NotDecidable"
+    if any(result.repeated for result in results.values()):
+        reasons.append("view_repeated")
     return PartJudgement(evaluation, tuple(reasons), bool(missing), missing)
+
+
+def worse(first: ViewResult, second: ViewResult) -> ViewResult:
+    """Of two frames of one view in one round the worse counts, so that no name collision hides a defect."""
+    order: dict[Evaluation, int] = {"OK": 0, "NotDecidable": 1, "NotOK": 2}
+    kept = first if order[first.evaluation] > order[second.evaluation] else second
+    return replace(kept, repeated=True)
 
 
 def starts_new_round(closed: bool, is_partial: bool, view: str, results: Mapping[str, ViewResult]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from edge.errors import EdgeError, UnavailableError, UsageError
-from edge.learn.site import site_of
+from edge.options import check_threads, parse_range, parse_size
 
 if TYPE_CHECKING:
     from edge.calibrate import Calibrated
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 MEASURE_S = 2.0  # how long `compile` measures each precision
 
 Images = Annotated[
-    Path, typer.Argument(help="Folder of good frames, or a manifest CSV (or a folder with one).")
+    Path,
+    typer.Argument(metavar="IMAGES", help="Folder of good frames, or a manifest CSV (or a folder with one)."),
 ]
 RecipeName = Annotated[str, typer.Option("--recipe", help="Name: letters, digits, '.', '_' and '-'.")]
 Config = Annotated[Path | None, typer.Option("--config", help="Site configuration; its folders are used.")]
@@ -40,7 +42,7 @@ Steps = Annotated[
     int, typer.Option("--steps", min=0, help="Learn so many steps instead: repeatable exactly.")
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0)]
-Threads = Annotated[int, typer.Option("--threads", min=0, help="CPU threads for learning; 0: all.")]
+Threads = Annotated[int, typer.Option("--threads", min=0, help="CPU threads, at most one a core; 0: all.")]
 FalseReject = Annotated[
     float,
     typer.Option("--false-reject", min=1e-6, max=0.5, help="Share of good frames that may be rejected."),
@@ -49,7 +51,7 @@ TooFewOption = Annotated[
     Literal["refuse", "pool", "bound"],
     typer.Option("--too-few", help="Where a view has too few frames for that: refuse, pool views, or bound."),
 ]
-Size = Annotated[str | None, typer.Option("--size", help="Bring every frame to WIDTHxHEIGHT.")]
+Size = Annotated[str | None, typer.Option("--size", help="Bring frames to WIDTHxHEIGHT, at most 16384 each.")]
 Scale = Annotated[float, typer.Option("--scale", help="Or scale every frame.")]
 Gray = Annotated[
     Literal["bt601", "bt709", "mean", "red", "green", "blue"],
@@ -142,31 +144,50 @@ def calibrate(
     false_reject: FalseReject = 0.05,
     too_few: TooFewOption = "pool",
     value_range: ValueRange = None,
+    drop_views: Annotated[
+        bool, typer.Option("--drop-views", help="Allow that views calibrated so far lose their thresholds.")
+    ] = False,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """New thresholds for an engine, from good frames that it was not learned from."""
-    from edge.calibrate import calibrate_recipe
+    """New thresholds for an engine, from good frames that it was not learned from.
+
+    They replace the old ones. It is refused if a view that has thresholds, or that the recipe expects, has no
+    frame here, unless --drop-views is given.
+    """
+    from edge import config as configuration
+    from edge.app import COMPILED, check_state, find_recipe, value_range_of
+    from edge.calibrate import calibrate_recipe, calibrated_views
     from edge.dataset import samples
+    from edge.decode import Limits
     from edge.infer.bundle import load_bundle
     from edge.infer.compile import open_runtime
     from edge.learn.progress import Event, console
+    from edge.renewal import engine_to_load
 
-    site = site_of(config)
-    engine, target = site.files(recipe)
+    _check_finite({"false_reject": false_reject})
+    stored = parse_range(value_range)
+    settings = configuration.site(config)
+    if value_range is None:
+        stored = value_range_of(settings, recipe)
+    known = find_recipe(settings, recipe)
+    target = settings.paths.calibration / f"{known.calibration}.json"
     dataset = samples(images, manifest=manifest, template=template, pattern=pattern)
-    bundle = load_bundle(engine)
+    bundle = load_bundle(engine_to_load(settings.paths.engines / known.engine))
+    check_state(settings)
     with console() as listen:
         for name in dataset.unmatched:
             listen(Event("calibrate", f"left out: {name}: its name does not match"))
         result = calibrate_recipe(
-            dataset.good(), bundle, open_runtime(bundle, precision="fp32", cache=site.compiled), target,
-            recipe=recipe, false_reject=false_reject, too_few=too_few, limits=site.limits,
-            value_range=parse_range(value_range),
+            dataset.good(), bundle,
+            open_runtime(bundle, precision="fp32", cache=settings.paths.state / COMPILED), target,
+            recipe=recipe, false_reject=false_reject, too_few=too_few,
+            limits=Limits(settings.runtime.max_pixels, settings.runtime.max_pages), value_range=stored,
+            views=() if drop_views else {*known.views, *calibrated_views(target)},
             on_frame=lambda done, of: listen(Event("calibrate", f"frame {done + 1} of {of}", done / of)),
         )  # fmt: skip
         for bad in result.unreadable:
-            listen(Event("calibrate", f"left out: {bad.path}: {bad.message} ({bad.reason})"))
+            listen(Event("calibrate", f"left out: {bad} ({bad.reason})"))
         if result.learned:
             listen(Event("calibrate", f"left out, learned from: {len(result.learned)} frames"))
         for sentence in result.shortfalls():
@@ -184,11 +205,16 @@ def compile_(
     as_json: Json = False,
 ) -> None:
     """Compile an engine for this machine, hold it to its golden pair, and measure it."""
+    from edge import config as configuration
+    from edge.app import COMPILED, check_state, find_recipe
     from edge.infer.bundle import load_bundle
+    from edge.renewal import engine_to_load
 
-    site = site_of(config)
-    bundle = load_bundle(site.files(recipe)[0])
-    rows = [measure(bundle, wanted, site.compiled) for wanted in precision or ["fp32", "bf16"]]
+    settings = configuration.site(config)
+    bundle = load_bundle(engine_to_load(settings.paths.engines / find_recipe(settings, recipe).engine))
+    check_state(settings)
+    cache = settings.paths.state / COMPILED
+    rows = [measure(bundle, wanted, cache) for wanted in precision or ["fp32", "bf16"]]
     if as_json:
         print(json.dumps({"recipe": recipe, "bundle_sha256": bundle.digest, "precisions": rows}))
     else:
@@ -259,30 +285,6 @@ def preprocess_from(options: Mapping[str, Any]) -> PreprocessSpec:
         raise _wrong_option(error) from None
 
 
-def parse_size(text: str | None) -> tuple[int, int] | None:
-    """'640x480' → (640, 480), width first."""
-    if text is None:
-        return None
-    width, _, height = text.lower().partition("x")
-    if not (width.isdecimal() and height.isdecimal()):
-        raise UsageError(f"--size {text}: not a size", hint="WIDTHxHEIGHT, such as 640x480")
-    return int(width), int(height)
-
-
-def parse_range(text: str | None) -> tuple[float, float] | None:
-    """'0:4095' → (0.0, 4095.0): the stored values that are black and white."""
-    if text is None:
-        return None
-    low, _, high = text.partition(":")
-    try:
-        black, white = float(low), float(high)
-    except ValueError:
-        raise UsageError(f"--value-range {text}: not a range", hint="LOW:HIGH, such as 0:4095") from None
-    if black == white:
-        raise UsageError(f"--value-range {text}: two different values are needed", hint="such as 0:4095")
-    return black, white
-
-
 def _learn_from(options: Mapping[str, Any], *, calibrate: bool) -> None:
     try:
         import onnx  # noqa: F401  # both are needed; say so before an hour of learning
@@ -295,12 +297,16 @@ def _learn_from(options: Mapping[str, Any], *, calibrate: bool) -> None:
         ) from None
     from pydantic import ValidationError
 
+    from edge import config as configuration
     from edge.dataset import samples
+    from edge.decode import Limits
     from edge.infer.bundle import ScoreSpec
     from edge.learn.learn import LearnRequest, learn
     from edge.learn.progress import console
 
-    site = site_of(options["config"])
+    _check_finite(options)
+    check_threads(options["threads"])
+    settings = configuration.site(options["config"])
     named = {"map": "score_map", "statistic": "statistic", "smooth_px": "smooth", "peak_px": "peak"}
     score = {key: options[option] for key, option in named.items() if options[option] is not None}
     try:
@@ -316,18 +322,29 @@ def _learn_from(options: Mapping[str, Any], *, calibrate: bool) -> None:
             template=options["template"],
             pattern=options["pattern"],
         ),
-        engines=site.engines,
-        calibration=site.calibration,
+        engines=settings.paths.engines,
+        calibration=settings.paths.calibration,
         preprocess=preprocess_from(options),
         score=score,
         augmentation=options["augment"],
-        limits=site.limits,
+        limits=Limits(settings.runtime.max_pixels, settings.runtime.max_pages),
         calibrate=calibrate,
         **{name: options[name] for name in (*same, *thresholds)},
     )
     with console() as listen:
         result = learn(request, listen)
     _answer(_learning_facts(result), options["as_json"])
+
+
+def _check_finite(options: Mapping[str, Any]) -> None:
+    """typer's bounds let "nan" through, and "inf" where there is no upper one.
+
+    Raises:
+        UsageError: naming the option.
+    """
+    for name, value in options.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UsageError(f"--{name.replace('_', '-')} {value}: not a number", hint="give a finite number")
 
 
 def _wrong_option(error: Any) -> UsageError:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import signal
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +36,7 @@ LEAST_IMPROVEMENT = 0.002  # relative; less is noise
 WARM_UP = 0.05  # share of the run in which the learning rate rises
 WEIGHT_DECAY = 1e-4
 MAX_GRADIENT_NORM = 1.0
+SHOW_CURSOR = "\x1b[?25h"  # a progress bar hides it
 RESTARTS = 2  # after a loss that is not finite, each at a third of the learning rate
 
 
@@ -252,24 +255,51 @@ def _copied(network: nn.Module) -> dict[str, Tensor]:
 def _signals_between_steps() -> Iterator[Callable[[], bool]]:
     """Whether to stop: a first Ctrl-C or SIGTERM waits for the step to end, so that what is saved is whole.
 
-    A second one does not wait. Outside the main thread, where Python allows no handlers, always False.
+    A second one ends the process where it is; the last checkpoint and the old recipe stay whole. Outside the
+    main thread, where Python allows no handlers, always False.
     """
     asked: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
+    stops = (signal.SIGINT, signal.SIGTERM)
+    former = {number: signal.signal(number, lambda number, _: asked.append(number)) for number in stops}
+    with _second_signal_aborts(stops):
+        try:
+            yield lambda: bool(asked)
+        finally:
+            for number, handler in former.items():
+                signal.signal(number, handler)
 
-    def handle(number: int, _: object) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
 
-    former = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+@contextmanager
+def _second_signal_aborts(stops: Collection[int]) -> Iterator[None]:
+    """Python's own handlers wait until torch returns, which may take minutes; this thread does not."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    former = signal.set_wakeup_fd(writer)
+
+    def watch() -> None:
+        already = False
+        while number := os.read(reader, 1):
+            if number[0] not in stops:
+                continue
+            if already:
+                cursor = SHOW_CURSOR if sys.stderr.isatty() else ""
+                print(f"{cursor}aborted", file=sys.stderr, flush=True)
+                os._exit(128 + number[0])
+            already = True
+            print("stopping after this step; Ctrl-C again stops at once", file=sys.stderr, flush=True)
+
+    thread = threading.Thread(target=watch, name="second-signal", daemon=True)
+    thread.start()
     try:
-        yield lambda: bool(asked)
+        yield
     finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
+        signal.set_wakeup_fd(former)
+        os.close(writer)
+        thread.join()
+        os.close(reader)
 
 
 @contextmanager

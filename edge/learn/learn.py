@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from edge.calibrate import Calibrated, calibrate_recipe, learned_id
 from edge.dataset import Dataset, Sample, Unreadable, count_by_view, frames
 from edge.decode import Limits
 from edge.errors import BundleError, DataError, UnavailableError, UsageError
-from edge.infer.bundle import Bundle, ScoreSpec, write_bundle
+from edge.infer.bundle import Bundle, ScoreSpec, load_bundle, write_bundle
 from edge.infer.compile import open_runtime, prove
 from edge.infer.runtime import Runtime
 from edge.judge.calibration import TooFew
@@ -25,9 +25,10 @@ from edge.learn.losses import LossName
 from edge.learn.models import MODELS, ModelKind, choose
 from edge.learn.progress import Event, Listener, silent
 from edge.learn.report import write_report
-from edge.learn.site import check_name
 from edge.learn.split import Split, all_to_learn, split
+from edge.options import check_recipe_name
 from edge.preprocess import PreprocessSpec
+from edge.renewal import Renewal
 from edge.types import DEFAULT_VIEW
 
 DEFAULT_LIMITS = Limits(max_pixels=200_000_000, max_pages=64)
@@ -86,26 +87,28 @@ class LearnResult:
 
 
 def learn(request: LearnRequest, listen: Listener = silent) -> LearnResult:
-    """Learn a recipe.
+    """Learn a recipe; one of that name stays as it is until the new one is whole.
 
     Raises:
         UsageError: no such model, or a name that cannot be a recipe's.
         DataError: the data cannot support it (said before learning begins), or the loss diverged.
         TryAgainError: interrupted; the same request continues.
+        CannotWriteError: the recipe cannot be written.
     """
-    check_name(request.recipe)
+    check_recipe_name(request.recipe)
     if request.model != "auto" and request.model not in MODELS:
         raise UsageError(f"no model {request.model!r}", hint=f"choose auto, {', '.join(MODELS)}")
-    folder = request.engines / request.recipe
-    store = PlaneStore(folder / ".resume" / "planes.f16")
+    renewal = Renewal(request.engines / request.recipe, request.calibration / f"{request.recipe}.json")
+    renewal.clear()
+    store = PlaneStore(renewal.resume / "planes.f16")
     try:
         with threads(request.threads):
-            return _learn(request, folder, store, listen)
+            return _learn(request, renewal, store, listen)
     finally:
         store.close()
 
 
-def _learn(request: LearnRequest, folder: Path, store: PlaneStore, listen: Listener) -> LearnResult:
+def _learn(request: LearnRequest, renewal: Renewal, store: PlaneStore, listen: Listener) -> LearnResult:
     unreadable: list[Unreadable] = []
     good = _read(request, store, unreadable, listen)
     name, why = _model(request, good)
@@ -115,13 +118,13 @@ def _learn(request: LearnRequest, folder: Path, store: PlaneStore, listen: Liste
     uses = {use: [g for g in good if g.group in set(getattr(parts, use))] for use in Split.__slots__}
     counts = {use: count_by_view(g.view for g in members) for use, members in uses.items()}
     preprocess = request.preprocess.model_copy(update={"tiles": kind.tiles})
-    fit = _fit(request, kind, name, preprocess, uses, folder / ".resume" / "checkpoint.pt")
+    fit = _fit(request, kind, name, preprocess, uses, renewal.resume / "checkpoint.pt")
     _announce(request, fit, counts, listen)
     progress = fit.run(lambda share, at: listen(Event("learn", _at(at), share)))
     listen(Event("learn", f"learned {progress.step} steps in {progress.elapsed_s:.0f} s: {progress.stopped}"))
 
     bundle = write_bundle(
-        folder,
+        renewal.new_engine,
         name=request.recipe,
         model=name,
         preprocess=preprocess,
@@ -132,9 +135,9 @@ def _learn(request: LearnRequest, folder: Path, store: PlaneStore, listen: Liste
         training=_training(request, fit, uses, counts, why),
     )
     runtime, agreement = _agreement(bundle)
-    calibrated = _calibrate(request, uses["calibration"], bundle, runtime, listen)
-    report = write_report(
-        folder / "report.html",
+    calibrated = _calibrate(request, uses["calibration"], bundle, runtime, renewal.new_calibration, listen)
+    write_report(
+        renewal.new_engine / "report.html",
         bundle=bundle,
         calibrated=calibrated,
         runtime=runtime,
@@ -143,9 +146,19 @@ def _learn(request: LearnRequest, folder: Path, store: PlaneStore, listen: Liste
         agreement=agreement,
         left_out=_left_out(request, unreadable),
     )
-    _forget(folder / ".resume")
+    renewal.swap()
+    _forget(renewal.resume)
     return LearnResult(
-        bundle, calibrated, name, why, parts, counts, progress, agreement, tuple(unreadable), report
+        bundle=load_bundle(renewal.engine),
+        calibrated=calibrated and replace(calibrated, file=renewal.calibration),
+        model=name,
+        why=why,
+        split=parts,
+        counts=counts,
+        progress=progress,
+        agreement=agreement,
+        unreadable=tuple(unreadable),
+        report=renewal.engine / "report.html",
     )
 
 
@@ -177,7 +190,7 @@ def _read(
         listen(Event("prepare", f"left out: {sentence}"))
     if not found:
         raise DataError(
-            f"none of {len(wanted)} good frames can be read: {unreadable[0].path}: {unreadable[0].message}",
+            f"none of {len(wanted)} good frames can be read: {unreadable[0]}",
             hint="look at the files",
         )
     return found
@@ -185,7 +198,7 @@ def _read(
 
 def _left_out(request: LearnRequest, unreadable: Sequence[Unreadable]) -> list[str]:
     unmatched = [f"{name}: its name does not match" for name in request.dataset.unmatched]
-    return unmatched + [f"{bad.path}: {bad.message} ({bad.reason})" for bad in unreadable]
+    return unmatched + [f"{bad} ({bad.reason})" for bad in unreadable]
 
 
 def _model(request: LearnRequest, good: Sequence[GoodPlane]) -> tuple[str, str]:
@@ -307,6 +320,7 @@ def _calibrate(
     held: Sequence[GoodPlane],
     bundle: Bundle,
     runtime: Runtime,
+    file: Path,
     listen: Listener,
 ) -> Calibrated | None:
     if not request.calibrate:
@@ -315,7 +329,7 @@ def _calibrate(
         list({g.sample.path: g.sample for g in held}.values()),
         bundle,
         runtime,
-        request.calibration / f"{request.recipe}.json",
+        file,
         recipe=request.recipe,
         false_reject=request.false_reject,
         too_few=request.too_few,

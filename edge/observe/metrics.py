@@ -6,7 +6,7 @@ disk gauges): never part ids or paths of frames, whose number has no end.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
@@ -131,6 +131,11 @@ class Metrics:
         self._bundles[recipe] = (sha256, runtime, precision)
         self.bundle_info.labels(recipe, sha256, runtime, precision).set(1)
 
+    def forget_bundles(self, kept: Collection[str]) -> None:
+        """After a reload: engines that are no longer in use end their series."""
+        for recipe in self._bundles.keys() - set(kept):
+            self.bundle_info.remove(recipe, *self._bundles.pop(recipe))
+
     # what edge.publish.outbox counts
 
     def outbox_state(self, sink: str, *, depth: int, oldest_s: float, connected: bool) -> None:
@@ -163,6 +168,9 @@ class Metrics:
                 self.frame_latency_seconds.labels(key.removesuffix("_s")).observe(seconds)
         if verdict.payload["score"] is not None:
             self.score.labels(verdict.recipe, verdict.identity.view or "").observe(verdict.payload["score"])
+
+    def drifted(self, recipe: str, view: str, ratio: float) -> None:
+        self.score_drift_ratio.labels(recipe, view).set(ratio)
 
     def part_recorded(self, verdict: Verdict) -> None:
         self.parts.labels(verdict.recipe, verdict.evaluation).inc()

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class _Spec(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Clahe(_Spec):
@@ -63,8 +63,8 @@ class PreprocessSpec(_Spec):
             raise ValueError("percentiles must be (low, high) within 0..100")
         if self.value_range is not None and self.value_range[0] == self.value_range[1]:
             raise ValueError("value_range needs two different values")
-        if self.size_px is not None and min(self.size_px) < 8:
-            raise ValueError("size_px is below 8")
+        if self.size_px is not None and not 8 <= min(self.size_px) <= max(self.size_px) <= 16_384:
+            raise ValueError("size_px is not within 8 to 16384")
         return self
 
     @property

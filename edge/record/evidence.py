@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 
 from edge.errors import CannotWriteError
 from edge.types import Defect, FloatImage, Frame, Judgement, Score
+
+Picture = NDArray[np.uint8]
 
 OVERLAY = "overlay.jpg"
 HEATMAP = "heatmap.png"
@@ -49,17 +52,25 @@ def heatmap(values: FloatImage, pixel_threshold: float) -> NDArray[np.uint8]:
 
 
 def pictures(
-    frame: Frame, score: Score, judgement: Judgement, pixel_threshold: float | None
-) -> dict[str, NDArray[np.uint8]]:
-    """Overlay and heatmap of a judged frame, by file name; without a threshold relative to the map's peak."""
-    threshold = pixel_threshold or max(float(score.map.max()), 1e-12)
+    frame: Frame, score: Score | None, judgement: Judgement, pixel_threshold: float | None
+) -> dict[str, Picture]:
+    """Overlay and heatmap by file name; the frame alone where it was not scored.
+
+    Planes beyond LONGEST_SIDE_PX are reduced first, so that a film costs no more memory than a photograph.
+    """
+    plane = _reduced(frame.plane)
+    scale = frame.image.width / plane.shape[1], frame.image.height / plane.shape[0]
+    if score is None:
+        return {OVERLAY: overlay(plane, np.zeros_like(plane), 1.0, (), scale)}
+    values = _reduced(score.map)
+    threshold = pixel_threshold or max(float(values.max()), 1e-12)
     return {
-        OVERLAY: overlay(frame.plane, score.map, threshold, judgement.defects, frame.scale),
-        HEATMAP: heatmap(score.map, threshold),
+        OVERLAY: overlay(plane, values, threshold, judgement.defects, scale),
+        HEATMAP: heatmap(values, threshold),
     }
 
 
-def save(root: Path, result_id: str, created_unix_s: float, pictures: dict[str, NDArray[np.uint8]]) -> str:
+def save(root: Path, result_id: str, created_unix_s: float, pictures: dict[str, Picture]) -> str:
     """Write pictures below root/DAY/RESULT_ID; gives that folder relative to root.
 
     Raises:
@@ -70,7 +81,7 @@ def save(root: Path, result_id: str, created_unix_s: float, pictures: dict[str, 
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, picture in pictures.items():
-            (folder / name).write_bytes(_encode(name, _reduced(picture)))
+            (folder / name).write_bytes(_encode(name, picture))
     except OSError as error:
         raise CannotWriteError(
             f"{folder}: evidence cannot be written: {error}", hint="check space and permissions"
@@ -79,12 +90,15 @@ def save(root: Path, result_id: str, created_unix_s: float, pictures: dict[str, 
 
 
 def prune(root: Path, *, max_age_days: float, max_bytes: int, now_unix_s: float) -> int:
-    """Remove the oldest evidence beyond age and size; gives how many results' folders went."""
+    """Remove the oldest evidence beyond age and size; gives how many results' folders went.
+
+    What cannot be looked at or removed is left; what is not ours (a file among the days) as well.
+    """
     if not root.is_dir():
         return 0
-    oldest = datetime.fromtimestamp(now_unix_s - max_age_days * 86400, UTC).strftime("%Y-%m-%d")
-    folders = sorted(folder for day in root.iterdir() if day.is_dir() for folder in day.iterdir())
-    sizes = {folder: sum(file.stat().st_size for file in folder.iterdir()) for folder in folders}
+    oldest = datetime.fromtimestamp(max(0.0, now_unix_s - max_age_days * 86400), UTC).strftime("%Y-%m-%d")
+    folders = sorted(folder for day in _folders(root) for folder in _folders(day))
+    sizes = {folder: _size(folder) for folder in folders}
     total, removed = sum(sizes.values()), 0
     for folder in folders:  # days sort by date, results (ULIDs) by time
         if folder.parent.name >= oldest and total <= max_bytes:
@@ -92,17 +106,32 @@ def prune(root: Path, *, max_age_days: float, max_bytes: int, now_unix_s: float)
         shutil.rmtree(folder, ignore_errors=True)
         total -= sizes[folder]
         removed += 1
-        if not any(folder.parent.iterdir()):
+        with contextlib.suppress(OSError):  # not empty, or something was just saved there
             folder.parent.rmdir()
     return removed
 
 
-def _reduced(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    factor = LONGEST_SIDE_PX / max(picture.shape[:2])
+def _folders(parent: Path) -> list[Path]:
+    with contextlib.suppress(OSError):
+        return [entry for entry in parent.iterdir() if entry.is_dir() and not entry.is_symlink()]
+    return []
+
+
+def _size(folder: Path) -> int:
+    total = 0
+    with contextlib.suppress(OSError):
+        for file in folder.iterdir():
+            total += file.stat().st_size
+    return total
+
+
+def _reduced(plane: FloatImage) -> FloatImage:
+    """At most LONGEST_SIDE_PX on its longer side, at least one pixel on the other."""
+    factor = LONGEST_SIDE_PX / max(plane.shape)
     if factor >= 1:
-        return picture
-    small = cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
-    return small.astype(np.uint8, copy=False)
+        return plane
+    height, width = (max(1, round(side * factor)) for side in plane.shape)
+    return cv2.resize(plane, (width, height), interpolation=cv2.INTER_AREA)  # type: ignore[return-value]  # float32
 
 
 def _encode(name: str, picture: NDArray[np.uint8]) -> bytes:

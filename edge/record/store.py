@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ MIGRATIONS = (
     CREATE INDEX open_parts ON parts (updated_unix_s) WHERE NOT closed;
     CREATE TABLE part_views (
       recipe TEXT NOT NULL, batch TEXT NOT NULL, part TEXT NOT NULL, view TEXT NOT NULL,
-      result_id TEXT NOT NULL, evaluation TEXT NOT NULL, score REAL,
+      result_id TEXT NOT NULL, evaluation TEXT NOT NULL, score REAL, repeated INTEGER NOT NULL,
       PRIMARY KEY (recipe, batch, part, view)
     ) WITHOUT ROWID;
     CREATE TABLE outbox (
@@ -86,12 +87,15 @@ class Store:
         """
         self._sinks = tuple(sinks)
         self._lock = threading.RLock()
+        self._counts: Counter[tuple[str, str]] = Counter()  # stored verdicts by (type, evaluation)
+        self._made: Counter[tuple[str, str]] = Counter()  # in the transaction that is open
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(file, check_same_thread=False, isolation_level=None, timeout=10)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._migrate(file)
+            self._count()
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError):
                 raise CannotWriteError(
@@ -131,13 +135,15 @@ class Store:
                 self._db.execute("BEGIN IMMEDIATE")
                 try:
                     yield
+                    self._db.execute("COMMIT")
                 except BaseException:
-                    self._db.execute("ROLLBACK")
+                    if self._db.in_transaction:  # SQLite rolls back by itself where the disk fails
+                        self._db.execute("ROLLBACK")
+                    self._made.clear()
                     raise
-                self._db.execute("COMMIT")
+                self._counts.update(self._made)
+                self._made.clear()
             except sqlite3.OperationalError as error:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
                 raise CannotWriteError(
                     f"database: {error}", hint="check the disk that paths.state is on"
                 ) from None
@@ -172,9 +178,9 @@ class Store:
 
     # verdicts and outbox
 
-    def add_verdict(self, verdict: Verdict, source: str | None = None) -> None:
-        """Store a verdict and put it into the outbox of every sink."""
-        body = _json(verdict.payload)
+    def add_verdict(self, verdict: Verdict, body: bytes, source: str | None = None) -> None:
+        """Store a verdict and put `body`, its JSON, into the outbox of every sink."""
+        self._made[verdict.result_type, verdict.evaluation] += 1
         image: Mapping[str, Any] = verdict.payload.get("image") or {}
         who = verdict.identity
         self._db.execute(
@@ -203,11 +209,37 @@ class Store:
     def counts(self) -> dict[str, dict[str, int]]:
         """Stored verdicts by type and evaluation."""
         counts: dict[str, dict[str, int]] = {"frame": {}, "part": {}}
-        for kind, evaluation, n in self._rows(
-            "SELECT type, evaluation, count(*) FROM verdicts GROUP BY type, evaluation"
-        ):
-            counts[kind][evaluation] = n
+        with self._lock:
+            for (kind, evaluation), n in self._counts.items():
+                counts[kind][evaluation] = n
         return counts
+
+    def _count(self) -> None:
+        rows = self._db.execute("SELECT type, evaluation, count(*) FROM verdicts GROUP BY type, evaluation")
+        self._counts = Counter({(kind, evaluation): n for kind, evaluation, n in rows})
+
+    def prune(self, before_unix_s: float, limit: int = 2000) -> int:
+        """Forget up to `limit` delivered verdicts, and closed parts, from before then; gives their number.
+
+        The journal of files stays: it keeps frames that still lie in their folder from being judged again.
+        """
+        old = self._rows(
+            "SELECT result_id FROM verdicts WHERE created_unix_s < ?"
+            " AND result_id NOT IN (SELECT result_id FROM outbox) ORDER BY created_unix_s LIMIT ?",
+            (before_unix_s, limit),
+        )
+        with self.transaction():
+            self._db.executemany("DELETE FROM verdicts WHERE result_id = ?", old)
+            self._db.execute(
+                "DELETE FROM part_views WHERE (recipe, batch, part) IN"
+                " (SELECT recipe, batch, part FROM parts WHERE closed AND updated_unix_s < ?)",
+                (before_unix_s,),
+            )
+            self._db.execute("DELETE FROM parts WHERE closed AND updated_unix_s < ?", (before_unix_s,))
+        if old:
+            with self._lock:
+                self._count()
+        return len(old)
 
     def pending(self, sink: str, after_row_id: int, limit: int) -> list[Message]:
         """Rows of a sink's outbox in order."""
@@ -245,13 +277,14 @@ class Store:
         )
         return PartRow(key, row[0], bool(row[1]), bool(row[2])) if row else None
 
-    def part_views(self, key: PartKey) -> list[tuple[str, str, Evaluation, float | None]]:
-        """(view, result id, evaluation, score) of the current round."""
-        return self._rows(
-            "SELECT view, result_id, evaluation, score FROM part_views"
+    def part_views(self, key: PartKey) -> list[tuple[str, str, Evaluation, float | None, bool]]:
+        """(view, result id, evaluation, score, repeated) of the current round."""
+        rows = self._rows(
+            "SELECT view, result_id, evaluation, score, repeated FROM part_views"
             " WHERE recipe = ? AND batch = ? AND part = ? ORDER BY view",
             (key.recipe, key.batch, key.part),
         )
+        return [(*row[:4], bool(row[4])) for row in rows]
 
     def save_part(self, row: PartRow) -> None:
         """Write a part's state."""
@@ -262,12 +295,18 @@ class Store:
         )
 
     def save_part_view(
-        self, key: PartKey, view: str, result_id: str, evaluation: str, score: float | None
+        self,
+        key: PartKey,
+        view: str,
+        result_id: str,
+        evaluation: str,
+        score: float | None,
+        repeated: bool = False,
     ) -> None:
         """Write a view's latest result."""
         self._db.execute(
-            "INSERT OR REPLACE INTO part_views VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (key.recipe, key.batch, key.part, view, result_id, evaluation, score),
+            "INSERT OR REPLACE INTO part_views VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (key.recipe, key.batch, key.part, view, result_id, evaluation, score, repeated),
         )
 
     def clear_part_views(self, key: PartKey) -> None:
@@ -307,9 +346,3 @@ class Store:
 def _text(path: str) -> str:
     """A path as SQLite can hold it: bytes of a name that are not UTF-8 are written out."""
     return path.encode("utf-8", "backslashreplace").decode()
-
-
-def _json(payload: Mapping[str, Any]) -> bytes:
-    """The bytes that go on the wire, the same on every attempt."""
-    text = json.dumps(payload, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
-    return text.encode("utf-8", "replace")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast, get_args
+from typing import cast
 
 import cv2
 import numpy as np
@@ -19,9 +18,7 @@ from edge.simulate.shots import Capture, Label, Shot, frame_path
 from edge.types import Identity
 
 MANIFEST = "manifest.csv"
-HEADER = "path,label,mask,view,part,defect,split"
 AS_IT_IS = "replay it without --format, as it is"
-IMAGES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +41,19 @@ def originals(source: Path) -> list[Original]:
         MissingInputError: the source is not there, or holds no images.
         DataError: the manifest is not one.
     """
+    from edge.config import FRAME_PATTERNS
+    from edge.dataset import frames_below
+
     if source.is_dir() and (source / MANIFEST).is_file():
         source = source / MANIFEST
     if source.is_dir():
-        found = [Original(file) for file in sorted(source.rglob("*")) if file.suffix.lower() in IMAGES]
+        found = [Original(file) for file in frames_below(source)]
     elif source.is_file():
         found = _from_manifest(source)
     else:
         raise MissingInputError(f"{source}: no such folder or manifest", hint="check the path after --from")
     if not found:
-        raise MissingInputError(f"{source}: holds no images", hint=f"known are {', '.join(IMAGES)}")
+        raise MissingInputError(f"{source}: holds no images", hint=f"known are {', '.join(FRAME_PATTERNS)}")
     return found
 
 
@@ -120,40 +120,20 @@ def _read(file: Path) -> NDArray[np.generic]:
 
 
 def _from_manifest(manifest: Path) -> list[Original]:
-    try:
-        with manifest.open(newline="", encoding="utf-8-sig") as lines:
-            rows = list(csv.DictReader(lines))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(
-            f"{manifest}: not a manifest: {error}", hint="a CSV with the header path,label,…"
-        ) from None
-    if rows and "path" not in rows[0]:
-        raise DataError(
-            f"{manifest}: no column 'path'", hint="header: path,label,mask,view,part,defect,split"
+    from edge.dataset import read_manifest
+
+    return [
+        Original(
+            file=manifest.parent / row.path,  # not resolved: a link's own name becomes the frame's
+            label=row.label or "review",
+            mask=row.mask,
+            view=row.view or "",
+            part=row.part or "",
+            defect=row.defect,
+            split=row.split,
         )
-    return [_original(manifest, number, row) for number, row in enumerate(rows, 2)]
-
-
-def _original(manifest: Path, line: int, row: dict[str, str | None]) -> Original:
-    def text(column: str) -> str:
-        return (row.get(column) or "").strip()
-
-    label = text("label") or "review"
-    if label not in get_args(Label):
-        raise DataError(
-            f"{manifest}:{line}: label {label!r}", hint=f"labels are {', '.join(get_args(Label))}"
-        )
-    if not text("path"):
-        raise DataError(f"{manifest}:{line}: a row without a path", hint="fill it in, or delete the row")
-    return Original(
-        file=manifest.parent / text("path"),
-        label=cast("Label", label),
-        mask=manifest.parent / text("mask") if text("mask") else None,
-        view=text("view"),
-        part=text("part"),
-        defect=text("defect"),
-        split=text("split"),
-    )
+        for row in read_manifest(manifest)
+    ]
 
 
 def _shot(image: Original, template: str, batch: str, encoding: Encoding | None) -> Shot:

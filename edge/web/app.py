@@ -63,7 +63,9 @@ def create_app(
         return _verdict_on("healthy", *health.healthy(clock()))
 
     def readyz(_: Request) -> Response:
-        return _verdict_on("ready", *health.ready())
+        ready, failing = health.ready()
+        healthy, silent = health.healthy(clock())
+        return _verdict_on("ready", ready and healthy, {**failing, **silent})
 
     def api_status(_: Request) -> Response:
         return JSONResponse(dict(status()))

@@ -94,7 +94,7 @@ def test_disk_error_is_worth_another_try(frame: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(os, "read", fail)
     with pytest.raises(DataError, match="Input/output error") as caught:
         read_stable(frame, None)
-    assert caught.value.reason == "unreadable"
+    assert caught.value.reason == "unreadable_now"
     assert caught.value.retryable
 
 

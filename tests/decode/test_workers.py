@@ -3,14 +3,17 @@
 import os
 import signal
 import time
+from concurrent.futures import wait
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from edge.decode.workers import DecodeWorkers
 from edge.errors import DataError, IncompleteError
 from edge.types import Frame, ImageInfo
+from tests.brokers import until
 
 
 def task(job: str) -> list[Frame]:
@@ -68,3 +71,42 @@ def test_closing_leaves_nothing_in_shared_memory() -> None:
     folder: Path = pool._folder
     pool.close()
     assert not folder.exists()
+
+
+def test_a_worker_that_dies_while_idle_costs_no_job(workers: DecodeWorkers[str]) -> None:
+    workers.submit("warm").result(30)
+    for process in psutil.Process().children(recursive=True):
+        alive = process.status() != psutil.STATUS_ZOMBIE
+        if alive and any("forkserver" in part for part in process.cmdline()):
+            for child in process.children():
+                child.kill()
+    future = workers.submit("next")
+    wait([future], 30)
+    outcome = None if future.cancelled() else future.exception()
+    # lost with the pool (cancelled: given back to its source) or done by the new one; never "unreadable"
+    assert outcome is None or outcome.reason == "decoder_crashed"
+    until(lambda: _decodes(workers), "the pool is replaced")
+
+
+def _decodes(workers: DecodeWorkers[str]) -> bool:
+    future = workers.submit("after")
+    wait([future], 30)
+    return not future.cancelled() and future.exception() is None
+
+
+def test_closing_cancels_what_is_in_flight_instead_of_condemning_it() -> None:
+    pool: DecodeWorkers[str] = DecodeWorkers(task, workers=1, timeout_s=60.0, memory_bytes=3_000_000_000)
+    futures = [pool.submit("hang"), pool.submit("waiting")]
+    pool.close()
+    wait(futures, 30)
+    assert all(future.cancelled() for future in futures)
+    assert pool.submit("late").cancelled()
+
+
+def test_folders_of_dead_processes_are_swept(tmp_path: Path) -> None:
+    base = Path("/dev/shm")
+    dead = base / "edge-frames-999999999-left"
+    dead.mkdir(exist_ok=True)
+    pool: DecodeWorkers[str] = DecodeWorkers(task, workers=1, timeout_s=5.0, memory_bytes=3_000_000_000)
+    pool.close()
+    assert not dead.exists()

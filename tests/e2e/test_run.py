@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import cv2
 import jsonschema
+import numpy as np
 import pytest
 
 from edge.publish.schema import verdict_schema
@@ -239,3 +241,41 @@ def test_check_and_status_speak_to_a_person_and_to_programs(site: Site) -> None:
     assert broken.returncode == 65
     (problem,) = json.loads(broken.stdout)["problems"]
     assert "blur.json: not there" in problem["message"]
+
+
+def test_a_reload_that_cannot_start_goes_back_to_what_ran(site: Site) -> None:
+    daemon = site.start()
+    config: Path = site.folder / "config.toml"
+    config.write_text(config.read_text().replace(str(site.http_port), str(site.broker.port)))
+    daemon.signal(signal.SIGHUP)
+    until(lambda: _refused(daemon), "the refusal is visible")
+    daemon.ready()
+    arrive(site, "B1/P1_01.png")
+    until(lambda: frames(site), "it inspects as before")
+
+
+def _refused(daemon: Any) -> bool:
+    code, body = daemon.get("/api/v1/status")
+    return code == 200 and (json.loads(body)["lastReload"] or {}).get("ok") is False
+
+
+def test_a_stop_that_cannot_wait_for_a_frame_gives_it_no_verdict(site: Site) -> None:
+    config: Path = site.folder / "config.toml"
+    config.write_text(config.read_text().replace("decode_workers = 1", "decode_workers = 1\ndrain_s = 0.01"))
+    daemon = site.start()
+    rng = np.random.default_rng(0)
+    big = rng.integers(0, 255, (6000, 6000), np.uint8)  # some seconds of decoding and inference
+    cv2.imwrite(str(site.folder / "big.png"), big)
+    os.replace(site.folder / "big.png", site.folder / "incoming" / "P1_01.png")
+    until(lambda: "frames_total" in daemon.get("/metrics")[1] or _waited(site, 0.7), "the frame is taken")
+    code, seconds = daemon.stop()
+    assert code == 0
+    assert seconds < 10
+    database = sqlite3.connect(f"file:{site.folder}/var/edge.sqlite3?mode=ro", uri=True)
+    reasons = [json.loads(p)["reasons"] for (p,) in database.execute("SELECT payload FROM verdicts")]
+    database.close()
+    assert ["unreadable"] not in reasons
+    site.configure(template="{part}_{view}")
+    site.start()
+    until(lambda: frames(site), "the next start judges it", 60)
+    assert frames(site)["P1_01.png"]["reasons"] != ["unreadable"]

@@ -1,4 +1,5 @@
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -98,9 +99,12 @@ def test_openvino_gives_the_golden_answers_for_any_number_of_tiles(bundle: Bundl
     assert list((tmp_path / "cache").iterdir())
 
 
-@pytest.mark.skipif(not has_fast_bf16(), reason="this CPU has no bf16")
-def test_bf16_is_within_the_bundles_tolerance(bundle: Bundle) -> None:
-    assert open_runtime(bundle, precision="bf16").precision == "bf16"
+def test_bf16_is_within_the_bundles_tolerance_or_refused_where_the_cpu_lacks_it(bundle: Bundle) -> None:
+    if has_fast_bf16():
+        assert open_runtime(bundle, precision="bf16").precision == "bf16"
+    else:
+        with pytest.raises(UnavailableError, match="bf16"):
+            open_runtime(bundle, precision="bf16")
 
 
 def test_a_runtime_that_does_not_agree_is_refused(bundle: Bundle) -> None:
@@ -131,3 +135,20 @@ def test_a_bundle_of_other_preprocessing_is_refused(bundle: Bundle) -> None:
     assert json.loads((bundle.folder / "bundle.json").read_text())["preprocess"]["scale"] == 0.5
     with pytest.raises(BundleError, match="preprocessing"):
         load_bundle(bundle.folder)
+
+
+def test_an_abandoned_call_leaves_no_request_busy(bundle: Bundle) -> None:
+    runtime = open_runtime(bundle)
+    tiles = np.zeros((1, 1, PX, PX), np.float32)
+
+    def failing() -> Iterator[np.ndarray]:
+        yield from [tiles] * 6
+        raise RuntimeError("a frame that cannot be cut")
+
+    for _ in range(3):
+        with pytest.raises(RuntimeError, match="cannot be cut"):
+            list(runtime.infer(failing()))
+        answers = runtime.infer([tiles] * 9)
+        next(answers)
+        answers.close()
+    assert len(list(runtime.infer([tiles] * 5))) == 5

@@ -50,7 +50,8 @@ def test_dicom_tags_name_and_missing_ones_are_reported() -> None:
 
 def test_a_page_is_the_view_where_the_name_gives_none() -> None:
     assert compile_naming("{part}")("stack.tif", {}, 4, 12) == Identity("stack", "05", None)
-    assert compile_naming("{part}_{view}")("P_x.tif", {}, 4, 12).view == "x"
+    assert compile_naming("{part}_{view}")("P_x.tif", {}, 4, 12).view == "x-05"
+    assert compile_naming("{part}_{view}")("P_x.tif", {}, 0, 1).view == "x"
 
 
 @pytest.mark.parametrize("template", ["{prat}_{view}", "{part", "fixed", "part}"])

@@ -146,8 +146,32 @@ def test_links_out_of_the_source_and_pipes_are_not_frames(tmp_path: Path) -> Non
     scan = scan_of(inside)
     scan.step(0.0)
     assert paths(scan.step(1.0)) == ["link.png", "real.png"]
+    assert sorted(scan.take_odd()) == [("out.png", "link_leaves_source"), ("pipe.png", "not_a_file")]
+    assert scan.take_odd() == []
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(UnavailableError, match="nowhere"):
         scan_of(tmp_path / "nowhere").step(0.0)
+
+
+def test_a_hint_from_a_hidden_staging_folder_is_no_frame(tmp_path: Path) -> None:
+    scan = scan_of(tmp_path)
+    assert not scan.wanted(".tmp/a.png")
+    assert not scan.wanted("sub/.partial/a.png")
+    assert scan.wanted("sub/a.png")
+
+
+def test_an_error_while_listing_forgets_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scan = scan_of(tmp_path)
+    (tmp_path / "a.png").write_bytes(b"x")
+    scan.step(0.0)
+
+    def stale(path: object) -> None:
+        raise OSError(116, "Stale file handle")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", stale)
+        with pytest.raises(UnavailableError, match="Stale file handle"):
+            scan.step(0.6)
+    assert paths(scan.step(1.2)) == ["a.png"]

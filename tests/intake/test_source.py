@@ -17,6 +17,9 @@ class Meter:
     def __init__(self) -> None:
         self.backlog, self.reachable = 0, True
 
+    def rejected(self, source: str, reason: str) -> None:
+        self.reachable = True
+
     def intake_state(self, source: str, *, backlog: int, reachable: bool) -> None:
         self.backlog, self.reachable = backlog, reachable
 
@@ -48,7 +51,13 @@ def test_ready_files_reach_the_backlog_and_are_counted(tmp_path: Path) -> None:
     intake.step(clock())
     assert meter.backlog == 1
     assert intake.step(clock.advance(1.0)) == 1
-    assert intake.test_backlog.take().path == "a.png"  # type: ignore[attr-defined]
+    taken = intake.test_backlog.take()  # type: ignore[attr-defined]
+    assert taken.path == "a.png"
+    intake.step(clock.advance(1.0))
+    assert intake.waiting == 1  # until its verdict is stored
+    intake.done(taken)
+    intake.step(clock.advance(1.0))
+    assert meter.backlog == 0
 
 
 def test_a_source_that_vanishes_is_reported_and_found_again(tmp_path: Path) -> None:

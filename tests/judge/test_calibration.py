@@ -17,7 +17,7 @@ from edge.judge.calibration import (
 
 
 def good(view: str, scores: list[float]) -> list[GoodFrame]:
-    return [GoodFrame(view, s, s, 0.5, 0.1) for s in scores]
+    return [GoodFrame(view, s, s, 0.5, 0.1, 48, 64) for s in scores]
 
 
 def make(frames: list[GoodFrame], rate: float = 0.05, too_few: str = "refuse"):

@@ -16,7 +16,7 @@ def calibration(tmp_path: Path) -> Calibration:
 
 
 def score(peak: float = 0.01, mean: float = 0.5, std: float = 0.01) -> Score:
-    values = np.full((20, 30), 0.01, np.float32)
+    values = np.full((48, 64), 0.01, np.float32)
     values[5:9, 10:14] = peak
     noise = np.random.default_rng(0).normal(mean, std, values.shape).astype(np.float32)
     return summarise(noise, values, "peak", 4)
@@ -56,6 +56,15 @@ def test_a_frame_unlike_any_good_one_is_not_called_ok(
     verdict = judge(score(mean=mean, std=std), None, calibration)
     assert verdict.evaluation == "NotDecidable"
     assert reason in verdict.reasons
+
+
+@pytest.mark.parametrize("shape", [(20, 30), (48, 640), (200, 64)])
+def test_a_frame_of_a_size_never_calibrated_is_not_called_ok(
+    calibration: Calibration, shape: tuple[int, int]
+) -> None:
+    noise = np.random.default_rng(0).normal(0.5, 0.01, shape).astype(np.float32)
+    verdict = judge(summarise(noise, np.full(shape, 0.01, np.float32), "peak", 4), None, calibration)
+    assert (verdict.evaluation, verdict.reasons) == ("NotDecidable", ("size_outside_calibration",))
 
 
 def test_a_rejected_frame_always_shows_where() -> None:

@@ -13,9 +13,12 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from edge.errors import ConfigError, UsageError
+from edge.errors import ConfigError, DataError, UsageError
+from edge.infer.bundle import load_bundle
+from edge.judge.calibration import load_calibration
 from edge.learn import cli
-from edge.learn.site import site_of
+from edge.testing import write_frame
+from tests.sites import make_recipe
 
 RUNNER = CliRunner()
 
@@ -53,27 +56,82 @@ def test_commands_answer_with_one_json_object_and_use_the_current_directory(
         return answer
 
     facts = run("train", "learn", "--template", "{part}_{view}", "--steps", "2", "--model", "fragment-cae")
-    assert facts["engine"] == "engines/tiny"
+    assert facts["engine"] == str(here / "engines" / "tiny")
     assert "calibration" not in facts
     facts = run("calibrate", "more", "--template", "{part}_{view}", "--too-few", "bound")
-    assert facts["calibration"] == "calibration/tiny.json"
+    assert facts["calibration"] == str(here / "calibration" / "tiny.json")
     assert facts["views"]["1"]["frames"] == 4  # type: ignore[index]
     facts = run("compile", "--precision", "fp32")
     assert facts["precisions"][0]["difference"] < 1e-3  # type: ignore[index]
     assert list(here.glob("var/compiled/*/*"))
 
 
-def test_configured_site_names_the_folders(here: Path) -> None:
+@pytest.fixture
+def site(here: Path) -> Path:
+    """A configured site with a calibrated recipe of the views 01 and 02."""
+    make_recipe(here)
+    (here / "engines").rename(here / "E")
+    (here / "calibration").rename(here / "C")
     (here / "config.toml").write_text(
-        '[paths]\nengines = "E"\ncalibration = "C"\n[recipe.a]\nengine = "shared"\n'
+        '[paths]\nengines = "E"\ncalibration = "C"\n[recipe.a]\nengine = "blur"\n'
     )
-    site = site_of(None)
-    assert site.files("a") == (here / "E" / "shared", here / "C" / "a.json")
-    assert site.files("b") == (here / "E" / "b", here / "C" / "b.json")
+    for seed in range(3):
+        write_frame(here / "fresh" / f"p{seed}_01.png", seed=seed)
+        write_frame(here / "fresh" / f"p{seed}_02.png", seed=10 + seed)
+    return here
+
+
+def calibrate(app: typer.Typer, *words: str) -> dict[str, object]:
+    result = RUNNER.invoke(app, ["calibrate", *words, "--json"], catch_exceptions=False)
+    assert result.exit_code == 0
+    answer: dict[str, object] = json.loads(result.stdout)
+    return answer
+
+
+def test_configured_site_names_the_folders(app: typer.Typer, site: Path) -> None:
+    facts = calibrate(app, "fresh", "--recipe", "a", "--template", "{part}_{view}")
+    assert facts["calibration"] == str(site / "C" / "a.json")
+    assert load_calibration(site / "C" / "a.json", load_bundle(site / "E" / "blur").digest)
     with pytest.raises(UsageError):
-        site.files("a/b")
-    with pytest.raises(ConfigError):
-        site_of(here / "none.toml")
+        calibrate(app, "fresh", "--recipe", "a/b")
+    with pytest.raises(ConfigError, match="recipe 'c'"):
+        calibrate(app, "fresh", "--recipe", "c")
+
+
+def test_calibrated_views_are_not_lost_by_leaving_out_the_template(app: typer.Typer, site: Path) -> None:
+    before = (site / "C" / "blur.json").read_bytes()
+    with pytest.raises(DataError, match="no good frame of view 01, 02") as caught:
+        calibrate(app, "fresh", "--recipe", "blur")
+    assert "--template" in caught.value.hint
+    assert (site / "C" / "blur.json").read_bytes() == before
+    assert set(calibrate(app, "fresh", "--recipe", "blur", "--drop-views")["views"]) == {"default"}  # type: ignore[call-overload]
+
+
+def test_views_that_the_recipe_expects_are_needed_for_its_first_calibration(
+    app: typer.Typer, site: Path
+) -> None:
+    with (site / "config.toml").open("a") as stream:
+        stream.write('views = ["01", "02", "03"]\n')
+    with pytest.raises(DataError, match="no good frame of view 03"):
+        calibrate(app, "fresh", "--recipe", "a", "--template", "{part}_{view}")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--threads", "100000"), "this machine has"),
+        (("--size", "99999x10"), "above 16384"),
+        (("--minutes", "nan"), "--minutes nan"),
+        (("--smooth", "inf"), "--smooth inf"),
+        (("--value-range", "0:inf"), "finite"),
+    ],
+)
+def test_learning_does_not_begin_with_numbers_that_make_no_sense(
+    app: typer.Typer, here: Path, words: tuple[str, str], says: str
+) -> None:
+    with pytest.raises(UsageError, match=says):
+        RUNNER.invoke(app, ["learn", "learn", "--recipe", "x", *words], catch_exceptions=False)
+    assert not (here / "engines").exists()
 
 
 def test_train_has_the_options_of_learn_but_those_of_thresholds(app: typer.Typer) -> None:
@@ -84,27 +142,6 @@ def test_train_has_the_options_of_learn_but_those_of_thresholds(app: typer.Typer
     assert "--false-reject" in text["learn"]
     assert "--false-reject" not in text["train"]
     assert all("--illumination" in page and "--steps" in page for page in text.values())
-
-
-@pytest.mark.parametrize(
-    ("text", "size"), [("640x480", (640, 480)), ("1536X1024", (1536, 1024)), (None, None)]
-)
-def test_size_is_width_by_height(text: str | None, size: tuple[int, int] | None) -> None:
-    assert cli.parse_size(text) == size
-
-
-@pytest.mark.parametrize("text", ["640", "640x", "axb", "-1x5"])
-def test_size_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="--size"):
-        cli.parse_size(text)
-
-
-def test_value_range_needs_two_numbers() -> None:
-    assert cli.parse_range("0:4095") == (0.0, 4095.0)
-    assert cli.parse_range("4095:0") == (4095.0, 0.0)
-    for text in ("7", "a:b", "5:5"):
-        with pytest.raises(UsageError, match="--value-range"):
-            cli.parse_range(text)
 
 
 def test_commands_are_imported_without_torch_and_learning_says_what_it_lacks() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -77,6 +79,27 @@ def test_same_seed_gives_the_same_weights_bit_for_bit(make: Make) -> None:
         fit.run()
     assert all(map(torch.equal, weights(first), weights(second)))
     assert not all(map(torch.equal, weights(first), weights(other)))
+
+
+def test_second_signal_aborts_at_once_even_inside_a_step_that_never_returns(tmp_path: Path) -> None:
+    script = (
+        "import hashlib, sys\n"
+        "from edge.learn.fit import _signals_between_steps\n"
+        "with _signals_between_steps():\n"
+        "    print('in the step', flush=True)\n"
+        "    hashlib.pbkdf2_hmac('sha256', b'', b'', 2**31 - 1)\n"  # no Python handler runs in there
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    assert process.stderr.readline() == "stopping after this step; Ctrl-C again stops at once\n"
+    process.send_signal(signal.SIGINT)
+    assert process.wait(10) == 130
+    process.communicate()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from edge.errors import CannotWriteError
+from edge.judge.statistics import summarise
 from edge.record import evidence
-from edge.types import Defect
+from edge.types import Defect, Frame, ImageInfo, Judgement
 
 DAY_S = 86400.0
 
@@ -29,9 +30,19 @@ def test_pictures_are_saved_by_day_and_result_and_read_back(tmp_path: Path) -> N
     assert cv2.imread(str(tmp_path / where / "overlay.jpg")).shape == (10, 20, 3)
 
 
-def test_huge_pictures_are_reduced(tmp_path: Path) -> None:
-    where = evidence.save(tmp_path, "x", 0.0, {"heatmap.png": np.zeros((100, 8192), np.uint8)})
-    assert cv2.imread(str(tmp_path / where / "heatmap.png"), 0).shape == (50, 4096)
+@pytest.mark.parametrize("shape", [(100, 8192), (3, 40000)])
+def test_pictures_of_huge_planes_are_reduced(shape: tuple[int, int]) -> None:
+    plane = np.zeros(shape, np.float32)
+    frame = Frame(ImageInfo("a", "s", shape[1], shape[0], 8), plane)
+    score = summarise(plane, plane, "peak", 4)
+    made = evidence.pictures(frame, score, Judgement("NotOK", ()), 1.0)
+    assert made["heatmap.png"].shape == (max(1, round(shape[0] * 4096 / shape[1])), 4096)
+    assert made["overlay.jpg"].shape[:2] == made["heatmap.png"].shape
+
+
+def test_a_frame_that_was_not_scored_still_shows_itself() -> None:
+    frame = Frame(ImageInfo("a", "s", 30, 20, 8), np.full((20, 30), 0.5, np.float32))
+    assert set(evidence.pictures(frame, None, Judgement("NotDecidable", ()), None)) == {"overlay.jpg"}
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
@@ -49,3 +60,12 @@ def test_pruning_goes_by_age_then_by_size_oldest_first(tmp_path: Path) -> None:
     assert not (tmp_path / "1970-01-01").exists()
     assert evidence.prune(tmp_path, max_age_days=99, max_bytes=2 * size, now_unix_s=4 * DAY_S) == 2
     assert sorted(p.name for p in tmp_path.iterdir()) == ["1970-01-04", "1970-01-05"]
+
+
+def test_pruning_passes_over_what_is_not_ours(tmp_path: Path) -> None:
+    evidence.save(tmp_path, "id0", 0.0, {"heatmap.png": np.zeros((9, 9), np.uint8)})
+    (tmp_path / "notes.txt").write_text("kept")
+    (tmp_path / "1970-01-01" / ".DS_Store").write_text("kept")
+    assert evidence.prune(tmp_path, max_age_days=36500, max_bytes=0, now_unix_s=DAY_S) == 1
+    assert (tmp_path / "notes.txt").exists()
+    assert (tmp_path / "1970-01-01" / ".DS_Store").exists()

@@ -29,7 +29,7 @@ def store(tmp_path: Path):
 def test_a_verdict_goes_into_every_sinks_outbox_in_order(store: Store) -> None:
     with store.transaction():
         for number in range(3):
-            store.add_verdict(verdict(number), "s")
+            store.add_verdict(verdict(number), b"{}", "s")
     rows = store.pending("mqtt", 0, 10)
     assert [row.result_id for row in rows] == ["id000", "id001", "id002"]
     assert store.pending("mqtt", rows[1].row_id, 10) == rows[2:]
@@ -43,7 +43,7 @@ def test_what_fails_in_a_transaction_leaves_nothing(store: Store) -> None:
     def interrupted() -> None:
         with store.transaction():
             store.add_file(candidate(), "sha", 1.0)
-            store.add_verdict(verdict(1), "s")
+            store.add_verdict(verdict(1), b"{}", "s")
             raise RuntimeError("power")
 
     with pytest.raises(RuntimeError, match="power"):
@@ -68,7 +68,7 @@ def test_verdicts_survive_reopening(tmp_path: Path) -> None:
     file = tmp_path / "edge.sqlite3"
     first = Store(file, ["mqtt"])
     with first.transaction():
-        first.add_verdict(verdict(1, "NotOK"), "s")
+        first.add_verdict(verdict(1, "NotOK"), b"{}", "s")
     first.close()
     second = Store(file, ["mqtt"])
     assert second.counts() == {"frame": {"NotOK": 1}, "part": {}}
@@ -85,7 +85,7 @@ def test_parts_wait_and_expire(store: Store) -> None:
     assert store.open_parts("r", 100.0) == [PartRow(key, 100.0, False, False)]
     store.restart_part_clocks(500.0)
     assert store.open_parts("r", 499.0) == []
-    assert store.part_views(key) == [("01", "id", "OK", 0.5)]
+    assert store.part_views(key) == [("01", "id", "OK", 0.5, False)]
 
 
 def test_a_newer_schema_is_refused(tmp_path: Path) -> None:

@@ -95,7 +95,8 @@ def test_two_images_of_one_name_are_refused(dataset: Path) -> None:
         ("label\ngood\n", DataError),
         ("path,label\na.png,broken\n", DataError),
         ("path,label\n,good\n", DataError),
-        ("path,label\n", MissingInputError),
+        ("path,label\n", DataError),
+        ("path,label\ngone.png,good\n", MissingInputError),
         ("path\n\xff", DataError),
     ],
 )

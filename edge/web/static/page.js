@@ -60,7 +60,8 @@ function showFigures(status) {
     cards.push(card(`recipe ${name}`, recipe.bundle,
       `${recipe.runtime} ${recipe.precision} · bundle ${recipe.bundleSha256.slice(0, 12)}`));
   }
-  cards.push(card("up", `${number(Math.round(status.uptime_s / 60))} min`, `edge ${status.version}`));
+  const minutes = Math.floor((Date.now() - Date.parse(status.startedAt)) / 60000);
+  cards.push(card("up", `${number(Math.max(0, minutes))} min`, `edge ${status.version}`));
   if (status.lastReload) {
     cards.push(card("last reload", status.lastReload.ok ? "taken over" : "refused", status.lastReload.error ?? ""));
   }

@@ -1,0 +1,65 @@
+"""What has to be looked at now and then: sources, workers, disk space, and what is old enough to go."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from collections.abc import Callable
+from typing import Any
+
+from edge import app
+from edge.errors import EdgeError
+from edge.observe.health import Health
+from edge.observe.metrics import Metrics
+from edge.record import evidence
+from edge.record.store import Store
+
+STEP_S = 0.5
+PRUNE_S = 600.0
+DAY_S = 86400.0
+
+
+class Housekeeping:
+    """Small duties of a running line."""
+
+    def __init__(
+        self,
+        line: app.Line,
+        store: Store,
+        health: Health,
+        metrics: Metrics,
+        *,
+        log: Any,
+        clock: Callable[[], float] = time.monotonic,
+        unix_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._line, self._store, self._health, self._metrics = line, store, health, metrics
+        self._log, self._clock, self._unix_clock = log, clock, unix_clock
+        self._next_prune_s = float("-inf")
+
+    def step(self) -> None:
+        """One round; what fails is logged and tried again next time."""
+        for intake in self._line.intakes:
+            self._health.set(f"source:{intake.name}", not intake.unavailable, intake.unavailable)
+        self._metrics.workers_restarted(self._line.workers.take_restarts())
+        state = self._line.settings.paths.state
+        with contextlib.suppress(OSError):  # the alert on a stale value says it better than a crash
+            self._metrics.disk_free_bytes.labels(str(state)).set(shutil.disk_usage(state).free)
+        if self._clock() >= self._next_prune_s:
+            self._next_prune_s = self._clock() + PRUNE_S
+            try:
+                self._prune()
+            except (EdgeError, OSError, ValueError) as error:
+                self._log.error("prune.failed", error=error)
+
+    def _prune(self) -> None:
+        settings, now = self._line.settings, self._unix_clock()
+        rule = settings.evidence
+        root = settings.paths.state / app.EVIDENCE
+        pictures = evidence.prune(
+            root, max_age_days=rule.max_age_days, max_bytes=rule.max_bytes, now_unix_s=now
+        )
+        verdicts = self._store.prune(now - settings.record.max_age_days * DAY_S)
+        if pictures or verdicts:
+            self._log.info("pruned", evidence=pictures, verdicts=verdicts)
