@@ -216,7 +216,7 @@ def _contrast(stds: Sequence[float]) -> tuple[float, float]:
 
 
 def _extent(sides_px: Sequence[int]) -> tuple[float, float]:
-    """What a plane's side may measure: half as much again beyond good frames either way, for cropped parts."""
+    """What a plane's side may measure: half as much again beyond good frames, either way."""
     return min(sides_px) / SIZE_FACTOR, max(sides_px) * SIZE_FACTOR
 
 
