@@ -124,7 +124,6 @@ class Daemon:
             "daemon.ready", version=__version__, station=settings.station.name,
             recipes={name: inspector.model.precision for name, inspector in inspectors.items()},
             sources=[source.name for source in settings.source],
-            start_s=round(time.time() - self._started_unix_s, 2),
         )  # fmt: skip
         sd_notify("READY=1\nSTATUS=inspecting", self._environ)
         return running
@@ -160,6 +159,7 @@ class Daemon:
     def _took_over(self, settings: Settings) -> None:
         self._metrics.reloads.inc()
         self._last_reload = {"ok": True, "configSha256": settings.digest}
+        self._log.info("config.reloaded", sha256=settings.digest)
 
     def _wire(self, settings: Settings, inspectors: Mapping[str, Inspector], store: Store) -> app.Line:
         line: app.Line

@@ -74,5 +74,6 @@ def show(status: dict[str, Any], console: Console) -> None:
     for name, source in status["backlog"].items():
         console.print(f"source {name}: {source['unavailable'] or str(source['waiting']) + ' waiting'}")
     for name, sink in status["outbox"].items():
-        state = "connected" if sink["connected"] else f"[red]not connected[/] {sink['lastError'] or ''}"
+        why = sink["lastError"] or "connecting"
+        state = "connected" if sink["connected"] else f"[red]not connected[/]: {why}"
         console.print(f"sink {name}: {state}, {sink['depth']} to deliver")

@@ -36,6 +36,7 @@ def edge(
     def run(*arguments: str) -> tuple[int, str, str]:
         code = _run([str(a) for a in arguments])
         captured = capsys.readouterr()
+        print(captured.err)  # shown where a test fails
         assert "Traceback" not in captured.err
         return code, captured.out, captured.err
 
@@ -113,6 +114,20 @@ def test_evaluate_gives_the_contracts_document(edge: Edge, tmp_path: Path) -> No
     report = (tmp_path / "r.html").read_text()
     assert "ROC" in report
     assert "P0_02.png" in report
+
+
+def test_a_report_on_good_frames_only_leaves_out_what_cannot_be_computed(edge: Edge, tmp_path: Path) -> None:
+    manifest = known_frames(tmp_path)
+    lines = [line for line in manifest.read_text().splitlines() if ".png,defect," not in line]
+    manifest.write_text("\n".join(lines) + "\n")
+    code, out, _ = edge(
+        "evaluate", "--recipe", "blur", "--manifest", manifest, "--json", "--report", "r.html"
+    )
+    document = json.loads(out)
+    assert code == 0
+    assert "auroc" not in document["image"]
+    assert "pixel" not in document
+    assert "evaluated by edge" in (tmp_path / "r.html").read_text()
 
 
 def test_an_unreadable_frame_counts_as_not_decidable(edge: Edge, tmp_path: Path) -> None:
