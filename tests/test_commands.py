@@ -2,6 +2,10 @@
 
 import csv
 import json
+import os
+import shlex
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -186,3 +190,141 @@ def test_version_and_help(edge: Edge) -> None:
     assert code == 0
     for command in ("demo", "learn", "run", "inspect", "evaluate", "check", "status", "simulate"):
         assert command in out
+
+
+def test_help_names_arguments_as_the_readme_does(edge: Edge) -> None:
+    assert "IMAGES" in edge("learn", "--help")[1]
+    assert "{images}" not in edge("calibrate", "--help")[1]
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """A config.toml whose source uses the recipe, names by template, and has 8 bits in whatever file."""
+    file = tmp_path / "config.toml"
+    file.write_text(
+        '[[source]]\nname = "s"\ndirectory = "incoming"\nrecipe = "blur"\n'
+        'template = "{batch}/{part}_{view}"\nvalue_range = [0, 255]\n[recipe.blur]\nviews = ["01", "02"]\n'
+    )
+    (tmp_path / "incoming").mkdir()
+    return file
+
+
+def as_16_bits(file: Path) -> Path:
+    """The same grey levels 0..255, in a file that declares 16 bits."""
+    pixels = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
+    assert pixels is not None
+    cv2.imwrite(str(file), pixels.astype(np.uint16))
+    return file
+
+
+def test_inspect_reads_names_and_grey_values_as_the_source_does(edge: Edge, site: Path) -> None:
+    as_16_bits(write_frame(site.parent / "incoming" / "B7" / "P1_01.png"))
+    for place in ("incoming", "incoming/B7", "incoming/B7/P1_01.png"):
+        code, out, err = edge("inspect", place, "--recipe", "blur", "--json")
+        verdict = json.loads(out)
+        assert (code, verdict["batchId"], verdict["partId"], verdict["view"]) == (0, "B7", "P1", "01"), err
+    out = edge("inspect", "incoming", "--recipe", "blur", "--json", "--value-range", "0:65535")[1]
+    assert "brightness_outside_calibration" in json.loads(out)["reasons"]
+    pattern = r".*(?P<part>P1)_(?P<view>\d+).png"
+    verdict = json.loads(edge("inspect", "incoming", "--recipe", "blur", "--json", "--pattern", pattern)[1])
+    assert (verdict["batchId"], verdict["partId"], verdict["resultEvaluation"]) == (None, "P1", "OK")
+    assert edge("inspect", ".", "--recipe", "blur", "--pattern", ".*", "--template", "{part}")[0] == 64
+
+
+def test_evaluate_reads_grey_values_as_the_source_does(edge: Edge, site: Path) -> None:
+    manifest = known_frames(site.parent)
+    for file in site.parent.glob("P*.png"):
+        as_16_bits(file)
+    arguments = ("evaluate", "--recipe", "blur", "--manifest", manifest, "--json", "--report", "r.html")
+    assert json.loads(edge(*arguments)[1])["confusion"] == [[18, 0], [0, 2]]
+    dark = json.loads(edge(*arguments, "--value-range", "0:65535")[1])
+    assert dark["rates"]["not_decidable"] == 1.0
+
+
+def test_sources_that_differ_are_not_guessed_between(edge: Edge, site: Path) -> None:
+    other = '[[source]]\nname = "t"\ndirectory = "t"\nrecipe = "blur"\ntemplate = "{part}"\n'
+    site.write_text(other + site.read_text())
+    write_frame(site.parent / "incoming" / "a.png")
+    code, _, err = edge("inspect", "incoming", "--recipe", "blur")
+    assert code == 64
+    assert "--template or --pattern" in err
+
+
+def test_a_file_is_named_once_when_it_cannot_be_read(edge: Edge, tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    err = edge("inspect", "bad.png", "--recipe", "blur")[2]
+    assert err.count("bad.png") == 1
+
+
+def test_pictures_that_cannot_be_written_are_not_passed_over(
+    edge: Edge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_frame(tmp_path / "a_01.png", defect=True)
+    monkeypatch.setattr(cv2, "imwrite", lambda *_: False)
+    code, _, err = edge(
+        "inspect", "a_01.png", "--recipe", "blur", "--template", "{part}_{view}", "--out", "o"
+    )
+    assert code == 73
+    assert "cannot be written" in err
+
+
+@pytest.mark.parametrize("command", [("check",), ("inspect", "incoming", "--recipe", "blur"), ("run",)])
+def test_a_state_folder_that_cannot_be_written_is_73(edge: Edge, site: Path, command: tuple[str]) -> None:
+    write_frame(site.parent / "incoming" / "B1" / "P1_01.png")
+    (site.parent / "var").write_text("a file")
+    code, _, err = edge(*command)
+    assert code == 73
+    assert "paths.state" in err
+
+
+def test_check_wants_every_file_that_mqtt_names(edge: Edge, site: Path) -> None:
+    assert edge("check")[0] == 0
+    good = site.read_text()
+    site.write_text(good + '[mqtt]\npassword_file = "secret"\n')
+    code, _, err = edge("check")
+    assert code == 78
+    assert f"mqtt.password_file = '{site.parent / 'secret'}' cannot be read" in err
+    (site.parent / "secret").write_text("x")
+    site.write_text(good + '[mqtt]\npassword_file = "secret"\ntls = { ca_file = "ca.pem" }\n')
+    assert "mqtt.tls.ca_file" in edge("check")[2]
+
+
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_a_site_without_a_source_is_refused(edge: Edge, tmp_path: Path, command: str) -> None:
+    (tmp_path / "config.toml").write_text("")
+    code, _, err = edge(command)
+    assert code == 78
+    assert "no [[source]]" in err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (RuntimeError("two\nlines"), 70, "edge: internal error: RuntimeError: two lines (edge/cli.py:"),
+        (FileNotFoundError(2, "No such file", "x.bin"), 66, "edge: cannot find x.bin: No such file"),
+        (PermissionError(13, "Permission denied", "/x/y"), 73, "edge: cannot write /x/y: Permission denied"),
+        (OSError(28, "No space left on device"), 73, "edge: cannot write to the disk: No space left"),
+        (OSError(98, "Address already in use"), 69, "edge: cannot go on: Address already in use"),
+        (BrokenPipeError(32, "Broken pipe"), 73, ""),
+    ],
+)
+def test_no_error_ends_in_a_traceback(
+    edge: Edge, monkeypatch: pytest.MonkeyPatch, error: Exception, code: int, says: str
+) -> None:
+    def fail(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("edge.status.run_status", fail)
+    monkeypatch.setattr("os.dup2", lambda *_: None)
+    got, _, err = edge("status")
+    assert got == code
+    assert says in err
+    assert err if says else not err
+    assert len(err.splitlines()) == (2 if says else 0)
+
+
+def test_a_reader_that_has_enough_does_not_change_the_answer_of_a_finished_command(tmp_path: Path) -> None:
+    whole = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    script = f"{shlex.quote(sys.executable)} -m edge --version | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, env=whole, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")

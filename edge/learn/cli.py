@@ -337,14 +337,14 @@ def _learn_from(options: Mapping[str, Any], *, calibrate: bool) -> None:
 
 
 def _check_finite(options: Mapping[str, Any]) -> None:
-    """typer's bounds let "nan" through, and "inf" where there is no upper one.
+    """What typer lets through where an option has no upper bound.
 
     Raises:
         UsageError: naming the option.
     """
     for name, value in options.items():
         if isinstance(value, float) and not math.isfinite(value):
-            raise UsageError(f"--{name.replace('_', '-')} {value}: not a number", hint="give a finite number")
+            raise UsageError(f"--{name.replace('_', '-')} {value}: not a finite number", hint="see --help")
 
 
 def _wrong_option(error: Any) -> UsageError:

@@ -121,7 +121,7 @@ def test_views_that_the_recipe_expects_are_needed_for_its_first_calibration(
     [
         (("--threads", "100000"), "this machine has"),
         (("--size", "99999x10"), "above 16384"),
-        (("--minutes", "nan"), "--minutes nan"),
+        (("--minutes", "inf"), "--minutes inf"),
         (("--smooth", "inf"), "--smooth inf"),
         (("--value-range", "0:inf"), "finite"),
     ],

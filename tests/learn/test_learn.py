@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -151,7 +152,7 @@ def test_interrupted_command_continues_and_leaves_nothing_behind(site: Path, tmp
 
     with pytest.raises(TryAgainError, match="6 steps"):
         learn(wanted, stop)
-    resume = tmp_path / "engines" / "blot" / ".resume"
+    resume = tmp_path / "engines" / ".blot.resume"
     assert [file.name for file in resume.iterdir()] == ["checkpoint.pt"]
     said: list[Event] = []
     learn(replace(wanted, seed=2), said.append)
@@ -160,7 +161,39 @@ def test_interrupted_command_continues_and_leaves_nothing_behind(site: Path, tmp
         learn(wanted, stop)
     learn(wanted, said.append)
     assert any("continues an interrupted run at step 6" in event.text for event in said)
-    assert not resume.exists()
+    assert [file.name for file in (tmp_path / "engines").iterdir()] == ["blot"]
+    assert [file.name for file in (tmp_path / "calibration").iterdir()] == ["blot.json"]
+
+
+class Crash(BaseException):
+    """The process ends here."""
+
+
+@pytest.mark.parametrize("where", ["to_onnx", "golden_pair", "_agreement", "_calibrate", "write_report"])
+def test_old_recipe_stays_whole_when_learning_it_again_crashes(
+    site: Path, learned: tuple[LearnResult, list[Event]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    where: str,
+) -> None:  # fmt: skip
+    shutil.copytree(site / "engines", tmp_path / "engines")
+    shutil.copytree(site / "calibration", tmp_path / "calibration")
+    wanted = request(site, engines=tmp_path / "engines", calibration=tmp_path / "calibration", steps=2)
+
+    def crash(*_: object, **__: object) -> None:
+        raise Crash
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, where, crash)
+        with pytest.raises(Crash):
+            learn(wanted)
+    bundle = load_bundle(tmp_path / "engines" / "blot")
+    assert bundle.digest == learned[0].bundle.digest
+    load_calibration(tmp_path / "calibration" / "blot.json", bundle.digest)
+    again = learn(wanted)
+    assert again.bundle.folder == tmp_path / "engines" / "blot"
+    assert again.bundle.digest != bundle.digest
+    load_calibration(tmp_path / "calibration" / "blot.json", again.bundle.digest)
+    assert [file.name for file in (tmp_path / "engines").iterdir()] == ["blot"]
+    assert [file.name for file in (tmp_path / "calibration").iterdir()] == ["blot.json"]
 
 
 def test_data_that_cannot_support_it_are_refused_before_learning(site: Path, tmp_path: Path) -> None:
