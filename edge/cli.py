@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from edge import __version__
-from edge.errors import CannotWriteError, EdgeError, MissingInputError, UnavailableError
+from edge.errors import CannotWriteError, ConfigError, EdgeError, MissingInputError, UnavailableError
 from edge.learn.cli import calibrate, compile_, learn, train
 from edge.simulate.cli import simulate
 
@@ -39,7 +39,7 @@ app = typer.Typer(
 Config = Annotated[
     Path | None,
     typer.Option(
-        "--config", help="Configuration file [default: $EDGE_CONFIG, ./config.toml, /etc/edge/config.toml]"
+        "--config", help="Configuration file \\[default: $EDGE_CONFIG, ./config.toml, /etc/edge/config.toml]"
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object (or JSON lines) on stdout.")]
@@ -156,7 +156,7 @@ def _root(
 @app.command()
 def demo(
     folder: Annotated[
-        Path | None, typer.Argument(help="Site folder to make [default: a temporary one]")
+        Path | None, typer.Argument(help="Site folder to make \\[default: a temporary one]")
     ] = None,
     frames: Annotated[int | None, typer.Option(help="End after this many frames.", min=1)] = None,
     rate: Annotated[float, typer.Option(help="Frames per second.", min=0.01)] = 3.0,
@@ -189,16 +189,15 @@ def check(config: Config = None, json_: Json = False) -> None:
     from edge import app as wiring
     from edge import config as configuration
 
-    settings = configuration.load(configuration.find(config))
-    problems = wiring.problems(settings)
+    file = configuration.find(config)
+    try:
+        settings = configuration.load(file)
+        problems = wiring.problems(settings)
+    except ConfigError as error:
+        problems = [error]
     if json_:
-        _print_json(
-            {
-                "config": str(settings.file),
-                "ok": not problems,
-                "problems": [{"message": p.message, "hint": p.hint, "reason": p.reason} for p in problems],
-            }
-        )
+        listed = [{"message": p.message, "hint": p.hint, "reason": p.reason} for p in problems]
+        _print_json({"config": str(file.resolve()), "ok": not problems, "problems": listed})
     else:
         for problem in problems:
             print(f"edge: {problem}", file=sys.stderr)

@@ -103,7 +103,7 @@ class Source(_Table):
     template: str | None = None
     pattern: str | None = None
     dicom: DicomNaming | None = None
-    include: tuple[str, ...] = FRAME_PATTERNS
+    include: tuple[str, ...] = Field(FRAME_PATTERNS, min_length=1)
     exclude: tuple[str, ...] = ()
     recursive: bool = True
     order: Literal["oldest", "newest"] = "oldest"
@@ -264,11 +264,11 @@ def load(path: Path) -> Settings:
     """
     try:
         raw = path.read_bytes()
-        text = raw.decode()
+        text = raw.decode("utf-8-sig")  # Windows editors begin with a mark
     except FileNotFoundError:
         raise ConfigError(
             f"{path}: no such configuration file",
-            hint="give --config PATH, set EDGE_CONFIG, or start from the config.toml in the README",
+            hint="give --config PATH, set EDGE_CONFIG, or start from edge's own config.toml",
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}", hint="readable UTF-8 is needed") from None
@@ -318,8 +318,24 @@ def _absolute_secrets(mqtt: Mqtt, base: Path) -> Mqtt:
     return mqtt.model_copy(update={"password_file": absolute(mqtt.password_file), "tls": tls})
 
 
+def _same_frames_twice(path: Path, text: str, settings: Settings) -> None:
+    """Two sources over one folder would give each frame two verdicts, possibly different ones."""
+    seen: dict[tuple[Path, tuple[str, ...]], str] = {}
+    base = path.resolve().parent
+    for index, source in enumerate(settings.source):
+        key = (base / source.directory).resolve(), tuple(sorted(source.include))
+        if other := seen.get(key):
+            line = line_of(text, ("source", index, "directory"))
+            raise ConfigError(
+                f"{path}:{line}: sources {other!r} and {source.name!r} look at the same frames in {key[0]}",
+                hint="give them different folders, or different include patterns",
+            )
+        seen[key] = source.name
+
+
 def _cross_check(path: Path, text: str, settings: Settings) -> None:
     """What no single table can know: names that refer to each other."""
+    _same_frames_twice(path, text, settings)
     seen: set[str] = set()
     for index, source in enumerate(settings.source):
         if source.name in seen:

@@ -146,6 +146,7 @@ class Daemon:
         try:
             settings = load(self._settings.file)
             check_reloadable(self._settings, settings)
+            app.check_sources(settings)
             return settings, app.open_recipes(settings)
         except EdgeError as error:
             self._refuse(error)

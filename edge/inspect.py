@@ -46,6 +46,8 @@ def run_inspect(
     """The command: a verdict a line on stdout; 0 if all are OK, else 1."""
     settings = configuration.site(config)
     files = list(_files(paths))
+    if out is not None:  # what an earlier run wrote there is no frame
+        files = [(file, name) for file, name in files if not file.resolve().is_relative_to(out.resolve())]
     by_hand = naming_by_hand(template, pattern)
     stored = parse_range(value_range)
     inspector = open_recipe(settings, recipe)

@@ -196,3 +196,17 @@ def test_no_text_gives_anything_but_settings_or_a_config_error(text: str) -> Non
             config.load(file)
         except ConfigError as error:
             assert str(file) in str(error)  # noqa: PT017 - either outcome is fine, a third is not
+
+
+def test_a_byte_order_mark_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_bytes(b"\xef\xbb\xbf" + GOOD.encode())
+    assert config.load(tmp_path / "config.toml").station.name == "ct-1"
+
+
+def test_two_sources_over_the_same_frames_are_refused(tmp_path: Path) -> None:
+    error = refused(tmp_path, GOOD.replace('"/data/sem"', f'"{tmp_path}/incoming"'))
+    assert "config.toml:11: sources 'ct' and 'sem' look at the same frames" in str(error)
+
+
+def test_a_source_that_includes_nothing_is_refused(tmp_path: Path) -> None:
+    assert "include" in str(refused(tmp_path, GOOD.replace('name = "sem"', 'name = "sem"\ninclude = []')))
