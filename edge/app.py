@@ -347,7 +347,10 @@ def describe(settings: Settings, inspectors: Mapping[str, Inspector]) -> dict[st
                 "calibrationSha256": inspector.model.calibration_sha256,
                 "runtime": inspector.model.runtime,
                 "precision": inspector.model.precision,
-                "views": list(inspector.calibration.views) if inspector.calibration else [],
+                "views": {
+                    view: {"basis": limits.basis, "falseRejectBound": limits.false_reject_bound}
+                    for view, limits in (inspector.calibration.views if inspector.calibration else {}).items()
+                },
             }
             for name, inspector in sorted(inspectors.items())
         },

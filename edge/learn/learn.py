@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,7 +30,7 @@ from edge.learn.split import Split, all_to_learn, split
 from edge.options import check_recipe_name
 from edge.preprocess import PreprocessSpec
 from edge.renewal import Renewal
-from edge.types import DEFAULT_VIEW
+from edge.types import DEFAULT_VIEW, ImageInfo
 
 DEFAULT_LIMITS = Limits(max_pixels=200_000_000, max_pages=64)
 VALIDATION_BATCH = 16
@@ -173,10 +174,12 @@ def _read(
             reason="too_few_frames",
         )
     found: list[GoodPlane] = []
+    images: list[ImageInfo] = []
     seen = set()
     for sample, frame in frames(wanted, request.preprocess, request.limits, unreadable=unreadable):
         seen.add(sample.path)
         listen(Event("prepare", sample.path, len(seen) / len(wanted)))
+        images.append(frame.image)
         found.append(
             GoodPlane(
                 sample=sample,
@@ -193,7 +196,25 @@ def _read(
             f"none of {len(wanted)} good frames can be read: {unreadable[0]}",
             hint="look at the files",
         )
+    for sentence in unlike_each_other(images):
+        listen(Event("prepare", sentence))
     return found
+
+
+def unlike_each_other(images: Sequence[ImageInfo]) -> list[str]:
+    """What a person should know before learning from a folder into which other files have strayed."""
+    said = []
+    sizes = Counter((image.width, image.height) for image in images)
+    (width, height), usual = sizes.most_common(1)[0]
+    if len(sizes) > 1:
+        said.append(
+            f"{usual} of {len(images)} frames are {width}×{height}, the rest of other sizes ({len(sizes) - 1})"
+        )
+    depths = Counter(image.bits for image in images)
+    if len(depths) > 1:
+        listed = ", ".join(f"{count} of {bits} bits" for bits, count in depths.most_common())
+        said.append(f"frames differ in bit depth: {listed}")
+    return said
 
 
 def _left_out(request: LearnRequest, unreadable: Sequence[Unreadable]) -> list[str]:

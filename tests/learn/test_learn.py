@@ -22,10 +22,11 @@ from edge.infer.bundle import load_bundle
 from edge.infer.compile import open_runtime
 from edge.judge.calibration import load_calibration
 from edge.learn import learn as module
-from edge.learn.learn import LearnRequest, LearnResult, learn
+from edge.learn.learn import LearnRequest, LearnResult, learn, unlike_each_other
 from edge.learn.models import MODELS
 from edge.learn.progress import Event
 from edge.pipeline import Inspector
+from edge.types import ImageInfo
 
 STEPS = 60
 
@@ -226,3 +227,11 @@ def test_training_facts_are_plain_json(learned: tuple[LearnResult, list[Event]])
     assert facts["steps"] == STEPS
     assert facts["frames"]["train"] == {"default": 6}
     assert "torch" in sys.modules
+
+
+def test_frames_unlike_each_other_are_mentioned() -> None:
+    usual = [ImageInfo(str(i), "", 300, 200, 8) for i in range(5)]
+    assert unlike_each_other(usual) == []
+    said = unlike_each_other([*usual, ImageInfo("x", "", 4, 4, 16)])
+    assert said[0] == "5 of 6 frames are 300×200, the rest of other sizes (1)"
+    assert "16 bits" in said[1]
