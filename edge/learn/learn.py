@@ -207,9 +207,8 @@ def unlike_each_other(images: Sequence[ImageInfo]) -> list[str]:
     sizes = Counter((image.width, image.height) for image in images)
     (width, height), usual = sizes.most_common(1)[0]
     if len(sizes) > 1:
-        said.append(
-            f"{usual} of {len(images)} frames are {width}×{height}, the rest of other sizes ({len(sizes) - 1})"
-        )
+        rest = f"the rest of other sizes ({len(sizes) - 1})"
+        said.append(f"{usual} of {len(images)} frames are {width}×{height}, {rest}")
     depths = Counter(image.bits for image in images)
     if len(depths) > 1:
         listed = ", ".join(f"{count} of {bits} bits" for bits, count in depths.most_common())
