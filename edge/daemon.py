@@ -90,9 +90,8 @@ class Daemon:
         while True:
             replacement = self._wait()
             old = running.line
-            ended = running.stop()
-            if replacement is None:
-                self._ended_well = ended
+            self._ended_well &= running.stop()
+            if replacement is None or self._stopping:
                 return
             try:
                 running = self._started(*replacement, store)

@@ -17,6 +17,8 @@ from edge.record.store import Store
 
 STEP_S = 0.5
 PRUNE_S = 600.0
+PRUNE_ROWS = 2000  # verdicts a transaction
+MOST_PRUNE_ROUNDS = 100  # 200,000 verdicts every ten minutes, far more than can be made
 DAY_S = 86400.0
 
 
@@ -60,6 +62,11 @@ class Housekeeping:
         pictures = evidence.prune(
             root, max_age_days=rule.max_age_days, max_bytes=rule.max_bytes, now_unix_s=now
         )
-        verdicts = self._store.prune(now - settings.record.max_age_days * DAY_S)
+        verdicts, before = 0, now - settings.record.max_age_days * DAY_S
+        for _ in range(MOST_PRUNE_ROUNDS):  # small transactions: verdicts are recorded in between
+            pruned = self._store.prune(before, PRUNE_ROWS)
+            verdicts += pruned
+            if pruned < PRUNE_ROWS:
+                break
         if pictures or verdicts:
             self._log.info("pruned", evidence=pictures, verdicts=verdicts)

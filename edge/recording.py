@@ -88,6 +88,7 @@ class RecordStage:
         self._parts, self._evidence, self._meter = parts, evidence_rule, meter
         self._wake_delivery, self._done, self._log = wake_delivery, done, log
         self._clock, self._unix_clock = clock, unix_clock
+        self._taken: list[Judged] = []  # not yet drafted: the disk did not answer
         self._held: list[Draft] = []  # made, but not yet written: the disk refused
         self._expire_at_s = float("-inf")
         self._recent: dict[tuple[str, str], deque[float]] = {}  # last scores by recipe and view
@@ -96,13 +97,16 @@ class RecordStage:
         """Write what was judged, and close parts that have waited long enough; says whether it wrote.
 
         Raises:
-            CannotWriteError: the database refused; the files are held and written by a later step.
+            CannotWriteError, UnavailableError: the database refused; a later step writes what is held.
         """
         if not self._held:
-            self._held = self._draft(self._judged.take(MOST_FILES, timeout_s=wait_s), beat)
+            if not self._taken:
+                self._taken = self._judged.take(MOST_FILES, timeout_s=wait_s)
+            self._held = self._draft(self._taken, beat)
+            self._taken = []
         wrote = bool(self._held)
         if wrote:
-            self._write(self._held)
+            self._write(self._held, beat)
             self._held = []
         if self._clock() >= self._expire_at_s:
             wrote |= self._expire()
@@ -114,7 +118,7 @@ class RecordStage:
     @property
     def holding(self) -> int:
         """Files taken from the buffer and not yet written."""
-        return len(self._held)
+        return len(self._held) + len(self._taken)
 
     def _draft(self, files: Sequence[Judged], beat: Beat) -> list[Draft]:
         """Verdicts and evidence, before the transaction: encoding pictures must not hold the database."""
@@ -131,10 +135,11 @@ class RecordStage:
             drafts.append(Draft(file, tuple((result, self._verdict(file, result)) for result in results)))
         return drafts
 
-    def _write(self, drafts: Sequence[Draft]) -> None:
+    def _write(self, drafts: Sequence[Draft], beat: Beat) -> None:
         began = self._clock()
         parts: list[Verdict] = []
         with self._store.transaction():
+            beat()  # raises in a line that was given up on, whose frames its successor judges
             for draft in drafts:
                 candidate, sha256 = draft.file.candidate, draft.file.results[0].image.sha256
                 known = self._store.has_verdict(candidate.source, candidate.path, sha256)

@@ -12,7 +12,7 @@ import tifffile
 
 from edge.buffer import Buffer
 from edge.decode import Limits
-from edge.errors import CannotWriteError, DataError, EdgeError, IncompleteError
+from edge.errors import CannotWriteError, DataError, EdgeError, IncompleteError, UnavailableError
 from edge.intake.backlog import Backlog
 from edge.intake.naming import compile_naming
 from edge.pipeline import Inspector, PrepareJob, prepare_file
@@ -364,3 +364,35 @@ def test_every_page_of_a_file_is_a_view_of_its_own(rig: Rig) -> None:
     rig.backlog.add([Candidate("s", name, rig.folder / "in" / name, stamp, 0, 0, 0)])
     verdicts = rig.run()
     assert [v["view"] for v in verdicts] == ["1-01", "1-02"]
+
+
+def test_a_database_that_does_not_answer_loses_no_judged_file(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unavailable(*_: object) -> bool:
+        raise UnavailableError("disk I/O error")
+
+    rig.add("P1_1.png")
+    with monkeypatch.context() as patch:
+        patch.setattr(rig.store, "has_verdict", unavailable)
+        with pytest.raises(UnavailableError):
+            rig.run()
+    assert rig.record.holding == 1
+    rig.record.step(0.0)
+    assert len(rig.store.latest(5)) == 1
+
+
+def test_a_line_that_was_given_up_on_writes_nothing(rig: Rig) -> None:
+    class Ended(BaseException):
+        pass
+
+    def ended() -> None:
+        raise Ended
+
+    rig.add("P1_1.png")
+    rig.decode.step(0.0)
+    rig.decode.step(0.0)
+    rig.inspect.step(0.0)
+    with pytest.raises(Ended):
+        rig.record.step(0.0, beat=ended)
+    assert rig.store.latest(5) == []

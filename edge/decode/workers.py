@@ -23,7 +23,7 @@ from typing import Generic, TypeVar
 import numpy as np
 from pebble import ProcessExpired, ProcessPool
 
-from edge.errors import DataError, EdgeError
+from edge.errors import CannotWriteError, DataError, EdgeError
 from edge.types import FloatImage, Frame
 
 Job = TypeVar("Job")
@@ -75,6 +75,9 @@ class DecodeWorkers(Generic[Job]):
                 inner = self._pool.schedule(_work, args=arguments, timeout=self._timeout_s)
             except RuntimeError:  # a worker that died while idle takes pebble's whole pool with it
                 self._end_pool()
+                for lost in list(self._out):  # nobody else settles them any more
+                    lost.cancel()
+                self._out.clear()
                 self._restarts += 1
                 self._pool = self._new_pool()
                 inner = self._pool.schedule(_work, args=arguments, timeout=self._timeout_s)
@@ -115,7 +118,7 @@ class DecodeWorkers(Generic[Job]):
         outcome = self._outcome(inner)
         Path(file).unlink(missing_ok=True)  # what is mapped stays, what a crash left goes
         self._out.discard(outer)
-        if self._closed:
+        if self._closed or outer.cancelled():
             return
         if outcome is None:
             outer.cancel()
@@ -154,12 +157,19 @@ def _shared_folder() -> Path:
         owner = old.name.removeprefix(_FOLDER).partition("-")[0]
         if owner.isdecimal() and not Path(f"/proc/{owner}").exists():
             shutil.rmtree(old, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=f"{_FOLDER}{os.getpid()}-", dir=base))
+    try:
+        return Path(tempfile.mkdtemp(prefix=f"{_FOLDER}{os.getpid()}-", dir=base))
+    except OSError as error:
+        raise CannotWriteError(
+            f"{base}: {error.strerror}", hint="planes need space in shared memory"
+        ) from None
 
 
 def _start_worker(memory_bytes: int) -> None:
     """Limits of a worker; it dies with its parent and leaves Ctrl-C to the core."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # pebble's own handler would wait for Python code, which native decoders do not run
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     libc = ctypes.CDLL(None, use_errno=True)
@@ -171,7 +181,12 @@ def _start_worker(memory_bytes: int) -> None:
 
 
 def _work(task: Callable[[Job], list[Frame]], job: Job, file: str) -> _Mapped:
-    frames = task(job)
+    try:
+        frames = task(job)
+    except (EdgeError, MemoryError):
+        raise
+    except Exception as error:  # only our own errors are known to survive pickling
+        raise DataError(f"the decoder failed: {type(error).__name__}: {error}") from None
     try:
         with open(file, "wb") as stream:
             for frame in frames:

@@ -59,13 +59,13 @@ class OpenVinoRuntime:
             model = core.read_model(model_file)
             model.reshape([ov.Dimension(1, self.batch), 1, tile_px, tile_px])
             compiled = core.compile_model(model, "CPU", options)
+            count = compiled.get_property(properties.optimal_number_of_infer_requests())
+            self._requests = [compiled.create_infer_request() for _ in range(count)]
         except RuntimeError as error:
             raise BundleError(
                 f"{model_file}: OpenVINO cannot compile it: {str(error).splitlines()[-1]}",
                 hint="learn the recipe again, or update openvino",
             ) from None
-        count = compiled.get_property(properties.optimal_number_of_infer_requests())
-        self._requests = [compiled.create_infer_request() for _ in range(count)]
         self._input = np.zeros((count, self.batch, 1, tile_px, tile_px), np.float32)
 
     def infer(self, batches: Iterable[FloatImage]) -> Iterator[FloatImage]:

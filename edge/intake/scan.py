@@ -16,12 +16,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edge.errors import UnavailableError
+from edge.errors import EdgeError, UnavailableError
 from edge.types import Candidate, FileStamp
 
 # A postponed file is looked at again after this many settle times, twice as many each time, up to the longest
 FIRST_RETRY_SETTLES = 2.0
 LONGEST_RETRY_S = 10.0
+MOST_DOUBLINGS = 20  # a file may be postponed for months
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,16 @@ class FolderScan:
             for path in hints:
                 self._look(path, now_s)
         due = [path for path, file in self._files.items() if not file.handed and file.due_s <= now_s]
-        return [candidate for path in due if (candidate := self._settle(path, now_s))]
+        ready: list[Candidate] = []
+        try:
+            for path in due:
+                if candidate := self._settle(path, now_s):
+                    ready.append(candidate)
+        except EdgeError:  # the journal cannot be asked: what was ready stays due
+            for candidate in ready:
+                self._files[candidate.path].handed = False
+            raise
+        return ready
 
     def next_due_s(self) -> float:
         """When `step` has something to do again, on the monotonic clock."""
@@ -95,14 +105,16 @@ class FolderScan:
         file = self._files.get(candidate.path)
         if file is None or file.stamp != candidate.stamp:
             return
-        wait_s = max(0.1, self.rule.settle_s) * FIRST_RETRY_SETTLES * 2**file.retries
+        wait_s = max(0.1, self.rule.settle_s) * FIRST_RETRY_SETTLES * 2 ** min(file.retries, MOST_DOUBLINGS)
         file.retries += 1
         file.handed = False
         file.due_s = now_s + min(wait_s, LONGEST_RETRY_S)
 
     def forget(self, candidate: Candidate) -> None:
         """Drop a file that is gone; should it come back it is new."""
-        self._files.pop(candidate.path, None)
+        file = self._files.get(candidate.path)
+        if file is not None and file.stamp == candidate.stamp:
+            del self._files[candidate.path]
 
     def _rescan(self, now_s: float) -> None:
         present = set()
@@ -190,13 +202,17 @@ class FolderScan:
         self._told = set(self._odd)
         return new
 
+    def _inside(self, file: Path) -> bool:
+        """Whether a link ends inside the source; a link to itself is caught by the `stat` that follows."""
+        return Path(os.path.realpath(file)).is_relative_to(os.path.realpath(self.rule.directory))
+
     def _stamp(self, path: str) -> FileStamp | None:
         """The file's stamp; None if it is gone, no regular file, or a link that leaves the source."""
         file = self.rule.directory / path
         try:
             info = os.stat(file, follow_symlinks=False)
             if stat.S_ISLNK(info.st_mode):
-                if not file.resolve().is_relative_to(self.rule.directory.resolve()):
+                if not self._inside(file):
                     self._odd[path] = "link_leaves_source"
                     return None
                 info = os.stat(file)

@@ -132,14 +132,16 @@ class Store:
         """
         with self._lock:
             try:
+                if self._db.in_transaction:  # a rollback that failed
+                    self._db.execute("ROLLBACK")
                 self._db.execute("BEGIN IMMEDIATE")
                 try:
                     yield
                     self._db.execute("COMMIT")
                 except BaseException:
+                    self._made.clear()
                     if self._db.in_transaction:  # SQLite rolls back by itself where the disk fails
                         self._db.execute("ROLLBACK")
-                    self._made.clear()
                     raise
                 self._counts.update(self._made)
                 self._made.clear()
@@ -215,30 +217,29 @@ class Store:
         return counts
 
     def _count(self) -> None:
-        rows = self._db.execute("SELECT type, evaluation, count(*) FROM verdicts GROUP BY type, evaluation")
+        rows = self._rows("SELECT type, evaluation, count(*) FROM verdicts GROUP BY type, evaluation")
         self._counts = Counter({(kind, evaluation): n for kind, evaluation, n in rows})
 
-    def prune(self, before_unix_s: float, limit: int = 2000) -> int:
+    def prune(self, before_unix_s: float, limit: int) -> int:
         """Forget up to `limit` delivered verdicts, and closed parts, from before then; gives their number.
 
         The journal of files stays: it keeps frames that still lie in their folder from being judged again.
         """
         old = self._rows(
-            "SELECT result_id FROM verdicts WHERE created_unix_s < ?"
+            "SELECT result_id, type, evaluation FROM verdicts WHERE created_unix_s < ?"
             " AND result_id NOT IN (SELECT result_id FROM outbox) ORDER BY created_unix_s LIMIT ?",
             (before_unix_s, limit),
         )
         with self.transaction():
-            self._db.executemany("DELETE FROM verdicts WHERE result_id = ?", old)
+            self._db.executemany("DELETE FROM verdicts WHERE result_id = ?", [row[:1] for row in old])
             self._db.execute(
                 "DELETE FROM part_views WHERE (recipe, batch, part) IN"
                 " (SELECT recipe, batch, part FROM parts WHERE closed AND updated_unix_s < ?)",
                 (before_unix_s,),
             )
             self._db.execute("DELETE FROM parts WHERE closed AND updated_unix_s < ?", (before_unix_s,))
-        if old:
-            with self._lock:
-                self._count()
+        with self._lock:
+            self._counts.subtract((kind, evaluation) for _, kind, evaluation in old)
         return len(old)
 
     def pending(self, sink: str, after_row_id: int, limit: int) -> list[Message]:

@@ -15,6 +15,13 @@ from edge.types import Frame, ImageInfo
 from tests.brokers import until
 
 
+class UnpicklableError(Exception):
+    """Survives no way between processes."""
+
+    def __init__(self, one: str, two: str) -> None:
+        super().__init__(one + two)
+
+
 def task(job: str) -> list[Frame]:
     if job == "crash":
         os.kill(os.getpid(), signal.SIGSEGV)
@@ -26,6 +33,8 @@ def task(job: str) -> list[Frame]:
         raise IncompleteError("half a file", hint="wait")
     if job == "pid":
         return [Frame(ImageInfo(str(os.getpid()), ""), np.zeros((1, 1), np.float32))]
+    if job == "unpicklable":
+        raise UnpicklableError("a", "b")
     if job == "bug":
         raise KeyError("unforeseen")
     planes = [np.full((3, 5), 0.25, np.float32), np.arange(12, dtype=np.float32).reshape(4, 3)]
@@ -55,6 +64,7 @@ def test_planes_come_back_through_shared_memory(workers: DecodeWorkers[str]) -> 
         ("greedy", "out_of_memory", False),
         ("incomplete", "truncated", True),
         ("bug", "unreadable", False),
+        ("unpicklable", "unreadable", False),
     ],
 )
 def test_what_goes_wrong_in_a_worker_costs_one_job(

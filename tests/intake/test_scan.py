@@ -142,6 +142,7 @@ def test_links_out_of_the_source_and_pipes_are_not_frames(tmp_path: Path) -> Non
     (inside / "real.png").write_bytes(b"x")
     (inside / "link.png").symlink_to(inside / "real.png")
     (inside / "out.png").symlink_to(tmp_path / "secret.png")
+    (inside / "loop.png").symlink_to(inside / "loop.png")
     os.mkfifo(inside / "pipe.png")
     scan = scan_of(inside)
     scan.step(0.0)
@@ -175,3 +176,47 @@ def test_an_error_while_listing_forgets_nothing(tmp_path: Path, monkeypatch: pyt
         with pytest.raises(UnavailableError, match="Stale file handle"):
             scan.step(0.6)
     assert paths(scan.step(1.2)) == ["a.png"]
+
+
+def test_a_file_may_be_postponed_for_months(tmp_path: Path) -> None:
+    scan = scan_of(tmp_path)
+    (tmp_path / "a.png").write_bytes(b"x")
+    scan.step(0.0)
+    now = 1.0
+    for _ in range(1100):
+        (ready,) = scan.step(now)
+        scan.postpone(ready, now)
+        now += 10.0
+    assert paths(scan.step(now)) == ["a.png"]
+
+
+def test_a_journal_that_does_not_answer_loses_no_ready_file(tmp_path: Path) -> None:
+    answers = True
+
+    def recorded(path: str, stamp: FileStamp) -> bool:
+        if not answers:
+            raise UnavailableError("disk I/O error")
+        return False
+
+    scan = FolderScan(ScanRule("s", tmp_path, ("*.png",), settle_s=1.0, rescan_s=60.0), recorded)
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(b"x")
+    scan.step(0.0)
+    (tmp_path / "b.png").write_bytes(b"longer")
+    answers = False
+    with pytest.raises(UnavailableError):
+        scan.step(1.0)
+    answers = True
+    assert "a.png" in paths(scan.step(1.1))
+
+
+def test_forgetting_spares_a_successor_of_the_same_name(tmp_path: Path) -> None:
+    scan = scan_of(tmp_path)
+    (tmp_path / "a.png").write_bytes(b"x")
+    scan.step(0.0)
+    (gone,) = scan.step(1.0)
+    (tmp_path / "a.png").write_bytes(b"another")
+    scan.step(2.0)
+    scan.forget(gone)
+    assert paths(scan.step(3.0)) == ["a.png"]
+    assert scan.step(9.0) == []

@@ -110,3 +110,15 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(CannotWriteError, match="file"):
         Store(tmp_path / "file" / "edge.sqlite3")
+
+
+def test_old_verdicts_go_when_every_sink_has_them(store: Store) -> None:
+    with store.transaction():
+        for number in range(5):
+            store.add_verdict(verdict(number), b"{}", "s")
+    for sink in ("mqtt", "file"):
+        store.delete(sink, [row.row_id for row in store.pending(sink, 0, 3)])
+    assert store.prune(1004.0, 2) == 2
+    assert store.prune(1004.0, 2) == 1
+    assert store.prune(1004.0, 2) == 0
+    assert store.counts() == {"frame": {"OK": 2}, "part": {}}
