@@ -175,7 +175,7 @@ def run(config: Config = None) -> None:
 
     settings = configuration.load(configuration.find(config))
     logging.configure(settings.log.level, sys.stderr, json=not sys.stderr.isatty())
-    from edge.app import check_sources
+    from edge.check import check_sources
     from edge.daemon import Daemon
 
     check_sources(settings)
@@ -186,13 +186,13 @@ def run(config: Config = None) -> None:
 @app.command()
 def check(config: Config = None, json_: Json = False) -> None:
     """Validate the configuration, and everything it names: bundles, calibrations, folders."""
-    from edge import app as wiring
     from edge import config as configuration
+    from edge.check import problems as find_problems
 
     file = configuration.find(config)
     try:
         settings = configuration.load(file)
-        problems = wiring.problems(settings)
+        problems = find_problems(settings)
     except ConfigError as error:
         problems = [error]
     if json_:

@@ -22,12 +22,14 @@ from typing import IO, Any, Literal
 from prometheus_client import CollectorRegistry
 
 from edge import __version__, app
+from edge.check import check_sources
 from edge.config import Settings, load
 from edge.errors import CannotWriteError, ConfigError, EdgeError, TryAgainError
 from edge.observe.health import Health
 from edge.observe.metrics import Metrics
 from edge.observe.notify import sd_notify, watchdog_interval_s
 from edge.pipeline import Inspector
+from edge.recipes import open_recipes
 from edge.record.store import Store
 from edge.running import Running
 
@@ -65,7 +67,7 @@ class Daemon:
         try:
             store.restart_part_clocks(time.time())
             self._catch_signals()
-            inspectors = app.open_recipes(self._settings)
+            inspectors = open_recipes(self._settings)
             with Pulse(self._health, self._environ):
                 self._run_lines(self._started(self._settings, inspectors, store), store)
         finally:
@@ -145,8 +147,8 @@ class Daemon:
         try:
             settings = load(self._settings.file)
             check_reloadable(self._settings, settings)
-            app.check_sources(settings)
-            return settings, app.open_recipes(settings)
+            check_sources(settings)
+            return settings, open_recipes(settings)
         except EdgeError as error:
             self._refuse(error)
             return None

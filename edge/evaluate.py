@@ -18,7 +18,6 @@ from rich.console import Console
 from rich.table import Table
 
 from edge import config as configuration
-from edge.app import find_recipe, open_recipe, value_range_of
 from edge.dataset import Outcome, Sample, Unreadable, frames, read_manifest
 from edge.decode import Limits
 from edge.errors import DataError
@@ -26,6 +25,7 @@ from edge.judge.parts import ViewResult, judge_part
 from edge.judge.ranking import PixelCounts, curve, f_beta
 from edge.options import parse_range
 from edge.pipeline import Inspection, Inspector
+from edge.recipes import find_recipe, open_recipe, value_range_of
 from edge.types import DEFAULT_VIEW, Evaluation
 
 MASK_ABOVE = 127

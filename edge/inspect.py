@@ -16,7 +16,6 @@ from rich.console import Console
 from ulid import ULID
 
 from edge import config as configuration
-from edge.app import naming_of, open_recipe, value_range_of
 from edge.config import FRAME_PATTERNS
 from edge.dataset import about, frames_below
 from edge.decode import Limits
@@ -25,6 +24,7 @@ from edge.intake.naming import Naming, compile_naming
 from edge.options import parse_range
 from edge.pipeline import Inspection, Inspector, PrepareJob, prepare_file
 from edge.publish.payload import frame_payload
+from edge.recipes import naming_of, open_recipe, value_range_of
 from edge.record import evidence
 from edge.types import Identity, ImageInfo, Judgement
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from edge import config
-from edge.app import find_recipe
 from edge.artifacts import write_signed_json
 from edge.errors import BundleError, CannotWriteError, ConfigError
 from edge.infer.bundle import MANIFEST, load_bundle
 from edge.judge.calibration import load_calibration, save_calibration
+from edge.recipes import find_recipe
 from edge.renewal import Renewal, calibration_to_load, engine_to_load
 from tests.sites import make_recipe
 

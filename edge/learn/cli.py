@@ -156,13 +156,13 @@ def calibrate(
     frame here, unless --drop-views is given.
     """
     from edge import config as configuration
-    from edge.app import COMPILED, check_state, find_recipe, value_range_of
     from edge.calibrate import calibrate_recipe, calibrated_views
     from edge.dataset import samples
     from edge.decode import Limits
     from edge.infer.bundle import load_bundle
     from edge.infer.compile import open_runtime
     from edge.learn.progress import Event, console
+    from edge.recipes import COMPILED, check_state, find_recipe, value_range_of
     from edge.renewal import engine_to_load
 
     _check_finite({"false_reject": false_reject})
@@ -206,8 +206,8 @@ def compile_(
 ) -> None:
     """Compile an engine for this machine, hold it to its golden pair, and measure it."""
     from edge import config as configuration
-    from edge.app import COMPILED, check_state, find_recipe
     from edge.infer.bundle import load_bundle
+    from edge.recipes import COMPILED, check_state, find_recipe
     from edge.renewal import engine_to_load
 
     settings = configuration.site(config)

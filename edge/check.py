@@ -1,0 +1,72 @@
+"""What would keep a site from running: `edge check`, and what the daemon refuses to start or reload with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from edge.config import Settings, Tls
+from edge.errors import ConfigError, EdgeError
+from edge.recipes import check_state, open_recipe
+
+
+def problems(settings: Settings) -> list[EdgeError]:
+    """Everything that would keep the site from running, for `edge check`; empty when all is well."""
+    recipes = dict.fromkeys(source.recipe for source in settings.source)
+    checks: list[Callable[[], object]] = [
+        partial(check_state, settings),
+        partial(check_sources, settings),
+        partial(check_secrets, settings),
+        *(partial(open_recipe, settings, name) for name in recipes),
+    ]
+    found: list[EdgeError] = []
+    for check in checks:
+        try:
+            check()
+        except EdgeError as error:
+            if str(error) not in map(str, found):  # every recipe needs the state folder
+                found.append(error)
+    for source in settings.source:
+        if not source.directory.is_dir():
+            found.append(
+                ConfigError(
+                    f"{settings.file}: source {source.name!r}: {source.directory} is no folder",
+                    hint="create or mount it; the daemon waits for it and is not ready until it is there",
+                )
+            )
+    return found
+
+
+def check_sources(settings: Settings) -> None:
+    """A daemon without a source would run for ever and do nothing.
+
+    Raises:
+        ConfigError: there is no source.
+    """
+    if not settings.source:
+        raise ConfigError(
+            f"{settings.file}: no [[source]]: nothing to inspect",
+            hint="add one with name, directory and recipe, as README shows",
+        )
+
+
+def check_secrets(settings: Settings) -> None:
+    """Files that [mqtt] names, read as the connection will.
+
+    Raises:
+        ConfigError: one is missing or cannot be read.
+    """
+    tls = settings.mqtt.tls or Tls()
+    named = {
+        "mqtt.password_file": settings.mqtt.password_file,
+        **{f"mqtt.tls.{key}": getattr(tls, key) for key in ("ca_file", "cert_file", "key_file")},
+    }
+    for key, file in named.items():
+        try:
+            if file is not None and settings.mqtt.enabled:
+                file.read_bytes()
+        except OSError as error:
+            raise ConfigError(
+                f"{settings.file}: {key} = {str(file)!r} cannot be read: {error.strerror}",
+                hint="put the file there, readable for the user that edge runs as, or take the key out",
+            ) from None

@@ -1,0 +1,128 @@
+"""Recipes of a site: found by name, opened, proved, and bound to their calibration."""
+
+from __future__ import annotations
+
+import tempfile
+
+from edge.config import Recipe, Settings
+from edge.errors import CannotWriteError, ConfigError, UsageError
+from edge.infer.bundle import MANIFEST, load_bundle
+from edge.infer.compile import open_runtime
+from edge.intake.naming import Naming, compile_naming
+from edge.judge.calibration import Calibration
+from edge.options import check_recipe_name
+from edge.pipeline import Inspector
+from edge.renewal import calibration_to_load, engine_to_load
+
+COMPILED = "compiled"  # below paths.state
+
+
+def open_recipe(settings: Settings, name: str, *, calibrated: bool = True) -> Inspector:
+    """Load, compile and prove a recipe's engine, and bind its calibration.
+
+    Raises:
+        ConfigError: no such recipe, or it expects views that are not calibrated.
+        BundleError: bundle or calibration is missing, damaged, or does not fit the other.
+        UnavailableError: the device or precision cannot be had here.
+        CannotWriteError: the state folder, where compiled engines are kept, cannot be written.
+    """
+    recipe = find_recipe(settings, name)
+    bundle = load_bundle(engine_to_load(settings.paths.engines / recipe.engine))
+    calibration = None
+    if calibrated:
+        file = settings.paths.calibration / f"{recipe.calibration}.json"
+        calibration = calibration_to_load(file, bundle.digest)
+        _check_views(settings, name, calibration)
+    check_state(settings)
+    runtime = open_runtime(
+        bundle,
+        device=settings.runtime.device,
+        precision=settings.runtime.precision,
+        threads=settings.runtime.threads,
+        cache=settings.paths.state / COMPILED,
+    )
+    return Inspector(bundle, runtime, calibration)
+
+
+def check_state(settings: Settings) -> None:
+    """Database, evidence and compiled engines go there; made if it is missing.
+
+    Raises:
+        CannotWriteError: it cannot be written.
+    """
+    state = settings.paths.state
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=state):
+            pass
+    except OSError as error:
+        raise CannotWriteError(
+            f"{state}: cannot be written: {error.strerror}",
+            hint=f"set paths.state in {settings.file} to a folder this user may write, or free some space",
+        ) from None
+
+
+def find_recipe(settings: Settings, name: str) -> Recipe:
+    """A recipe by its name: from config.toml, or as `edge learn` left it in engines/ and calibration/.
+
+    Raises:
+        ConfigError: there is neither.
+        UsageError: not a recipe's name.
+    """
+    check_recipe_name(name)
+    if name in settings.recipe:
+        return settings.recipe[name]
+    if (engine_to_load(settings.paths.engines / name) / MANIFEST).is_file():
+        return Recipe(engine=name, calibration=name)
+    learned = {file.parent.name for file in settings.paths.engines.glob(f"*/{MANIFEST}")}
+    known = sorted({*settings.recipe, *(folder for folder in learned if not folder.startswith("."))})
+    raise ConfigError(
+        f"recipe {name!r}: neither in {settings.file} nor in {settings.paths.engines}",
+        hint=f"known: {', '.join(known)}" if known else f"learn it: edge learn IMAGES --recipe {name}",
+    )
+
+
+def _check_views(settings: Settings, name: str, calibration: Calibration) -> None:
+    missing = [view for view in find_recipe(settings, name).views if view not in calibration.views]
+    if missing:
+        raise ConfigError(
+            f"{settings.file}: recipe.{name}.views expects {', '.join(missing)}, which the calibration does "
+            f"not know; it knows {', '.join(calibration.views)}",
+            hint="learn or calibrate with good frames of those views, or take them out of the list",
+        )
+
+
+def naming_of(settings: Settings, recipe: str) -> Naming:
+    """How the sources of a recipe name frames, for frames given by hand; no rule where it has no source.
+
+    Raises:
+        UsageError: they do it differently.
+    """
+    rules = {(s.template, s.pattern, s.dicom) for s in settings.source if s.recipe == recipe}
+    if len(rules) > 1:
+        raise UsageError(
+            f"{settings.file}: the sources of recipe {recipe!r} name frames in different ways",
+            hint="say with --template or --pattern how these are named",
+        )
+    template, pattern, dicom = rules.pop() if rules else (None, None, None)
+    return compile_naming(template, pattern, dicom.model_dump() if dicom else None)
+
+
+def value_range_of(settings: Settings, recipe: str) -> tuple[float, float] | None:
+    """The stored values that are black and white, as the sources of a recipe have it.
+
+    Raises:
+        UsageError: they differ.
+    """
+    ranges = {s.value_range for s in settings.source if s.recipe == recipe}
+    if len(ranges) > 1:
+        raise UsageError(
+            f"{settings.file}: the sources of recipe {recipe!r} have different value ranges",
+            hint="say with --value-range which one holds for these frames",
+        )
+    return ranges.pop() if ranges else None
+
+
+def open_recipes(settings: Settings) -> dict[str, Inspector]:
+    """All recipes that sources use, each opened once."""
+    return {name: open_recipe(settings, name) for name in {source.recipe for source in settings.source}}
