@@ -5,7 +5,7 @@ EDGE := $(VENV)/bin/edge
 INSTALLED := $(VENV)/.installed-demo
 INSTALLED_DEV := $(VENV)/.installed-dev
 
-.PHONY: demo test test-all lint results clean demo-recipe
+.PHONY: demo test test-slow lint results clean demo-recipe
 
 demo: $(INSTALLED)
 	$(EDGE) demo
@@ -13,8 +13,8 @@ demo: $(INSTALLED)
 test: $(INSTALLED_DEV)
 	$(VENV)/bin/python -m pytest -m "not slow"
 
-test-all: $(INSTALLED_DEV)
-	$(VENV)/bin/python -m pytest
+test-slow: $(INSTALLED_DEV)
+	$(VENV)/bin/python -m pytest -m slow
 
 lint: $(INSTALLED_DEV)
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
