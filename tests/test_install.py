@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.machine import ROOT
 from bench.venv import Venv, clean_environment, install
 from edge.testing import write_frame
 from tests.brokers import until
@@ -95,3 +96,13 @@ def test_a_frame_becomes_a_verdict(venv: Venv, daemon: Path) -> None:
         return counts
 
     until(lambda: verdicts() == {"NotOK": 1}, "the verdict", 60)
+
+
+def test_the_demo_runs_from_an_empty_folder(venv: Venv, tmp_path: Path) -> None:
+    """Last, because it adds the extra `demo` to the environment."""
+    extra = ["-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt", f"{ROOT}[demo]"]
+    assert venv.run(venv.python, *extra, cwd=tmp_path).returncode == 0
+    done = venv.run(venv.edge, "demo", "--frames", "12", "--rate", "6", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "12 frames written, 12 frame verdicts" in done.stdout
+    assert list(tmp_path.iterdir()) == []
