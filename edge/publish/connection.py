@@ -46,12 +46,16 @@ class Down:
     why: str
 
 
+NO_MATCHING_SUBSCRIBERS = 0x10  # MQTT 5, 3.4.2.1: a success code of PUBACK
+
+
 @dataclass(frozen=True, slots=True)
 class Acked:
     """PUBACK or SUBACK; `refused` is the broker's reason, empty for success."""
 
     mid: int
     refused: str = ""
+    unheard: bool = False  # accepted, but nobody is subscribed: the broker drops it
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +224,8 @@ class Connection:
     def _on_publish(
         self, _c: Client, _u: object, mid: int, reason: ReasonCode, properties: Properties
     ) -> None:
-        self._put(Acked(mid, _why(reason, properties) if reason.is_failure else ""))
+        refused = _why(reason, properties) if reason.is_failure else ""
+        self._put(Acked(mid, refused, unheard=reason.value == NO_MATCHING_SUBSCRIBERS))
 
     def _on_subscribe(
         self, _c: Client, _u: object, mid: int, reasons: list[ReasonCode], properties: Properties | None

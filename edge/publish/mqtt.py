@@ -70,6 +70,7 @@ class MqttSink:
         self.connected = False
         self._error = ""  # of the connection or an announcement
         self._refusal = ""  # of the last result, until one gets through
+        self._unheard = False  # the last result had no subscriber
         self._settings = settings
         self._root = f"{settings.prefix}/{station}"
         self._client_id = f"edge-{settings.prefix}-{station}"
@@ -246,6 +247,19 @@ class MqttSink:
         elif row_id is not None:
             self._delivered.append(row_id)
             self._refusal = ""
+            self._hear(acked.unheard)
+
+    def _hear(self, unheard: bool) -> None:
+        """Say once when results begin to reach nobody, and once when somebody listens again."""
+        if unheard and not self._unheard:
+            self._log.warning(
+                "mqtt.nobody_listens",
+                topic=f"{self._root}/result",
+                hint="subscribe the consumer; with a persistent session the broker keeps what it misses",
+            )
+        elif self._unheard and not unheard:
+            self._log.info("mqtt.somebody_listens", topic=f"{self._root}/result")
+        self._unheard = unheard
 
     def _refuse(self, row_id: int, reason: str) -> None:
         self._refusal = f"{self._root}/result: {reason}"

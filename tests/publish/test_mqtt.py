@@ -86,6 +86,7 @@ def test_state_is_published_when_it_changes_and_not_too_often(
     until(lambda: (sink.step(now_s + 2.1), sink.capacity() == 20)[1], "acknowledged")
     sink.step(now_s + 10 * mqtt.DESCRIBE_EVERY_S)
     assert sink.capacity() == 20
+    until(lambda: len(subscriber.bodies("state")) == 2, "both states arrive")
     assert [json.loads(body)["frames"] for body in subscriber.bodies("state")] == [0, 1]
     sink.close(1.0)
 
@@ -355,4 +356,20 @@ def test_wakes_whoever_waits_when_something_happens(broker: Mosquitto) -> None:
     sink = new_sink(broker.port, wake=wake)
     sink.step(time.monotonic())
     assert wake.wait(10), "CONNACK"
+    sink.close(1.0)
+
+
+def test_results_that_nobody_is_subscribed_to_are_mentioned_once(
+    broker: Mosquitto, log_lines: list[Any]
+) -> None:
+    sink = connect(new_sink(broker.port))
+    for row in (1, 2):
+        sink.send(message(row))
+        settle_until(sink, lambda settled: settled.delivered)
+    assert [line["event"] for line in log_lines].count("mqtt.nobody_listens") == 1
+    subscriber = Subscriber(broker.port)
+    sink.send(message(3))
+    settle_until(sink, lambda settled: settled.delivered)
+    assert [line["event"] for line in log_lines].count("mqtt.somebody_listens") == 1
+    subscriber.close()
     sink.close(1.0)
