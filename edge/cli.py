@@ -78,7 +78,7 @@ def _run(arguments: list[str]) -> int:
         return _fail(error)
     except OSError as error:
         return _fail(_explained(error))
-    except Exception as error:
+    except Exception as error:  # a person gets a line and a code, whatever we did not foresee
         return _fail(
             EdgeError(
                 f"internal error: {type(error).__name__}: {_one_line(error)} ({_origin(error)})",

@@ -34,9 +34,6 @@ from edge.types import (
     Score,
 )
 
-# The part of a good frame's map that may lie above the pixel threshold
-PIXEL_QUANTILE = 0.999
-
 
 @dataclass(frozen=True, slots=True)
 class PrepareJob:
@@ -189,7 +186,7 @@ class Inspector:
             yield GoodFrame(
                 view=frame.identity.view or DEFAULT_VIEW,
                 raw=score.raw,
-                pixel_quantile=float(np.quantile(score.map, PIXEL_QUANTILE)),
+                map_max=score.statistics["max"],
                 plane_mean=score.plane_mean,
                 plane_std=score.plane_std,
                 height_px=frame.plane.shape[0],

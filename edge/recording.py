@@ -138,6 +138,7 @@ class RecordStage:
     def _write(self, drafts: Sequence[Draft], beat: Beat) -> None:
         began = self._clock()
         parts: list[Verdict] = []
+        written: list[Draft] = []
         with self._store.transaction():
             beat()  # raises in a line that was given up on, whose frames its successor judges
             for draft in drafts:
@@ -146,6 +147,7 @@ class RecordStage:
                 self._store.add_file(candidate, sha256, self._unix_clock())
                 if known:
                     continue
+                written.append(draft)
                 for _, verdict in draft.verdicts:
                     self._store.add_verdict(verdict, encode(verdict.payload), candidate.source)
                     if part := self._add_to_part(draft.file.route.recipe, verdict):
@@ -153,6 +155,7 @@ class RecordStage:
         record_s = (self._clock() - began) / len(drafts)
         for draft in drafts:
             self._done[draft.file.candidate.source](draft.file.candidate)
+        for draft in written:
             for result, verdict in draft.verdicts:
                 self._report(draft.file, result, verdict, record_s)
         for part in parts:

@@ -111,6 +111,7 @@ class Score:
     raw: float
     map: FloatImage  # (h, w) float32 >= 0, same size as the plane
     statistics: Mapping[str, float]
+    peak_box: tuple[int, int, int, int]  # x, y, w, h in the map: the window of the statistic `peak`
     plane_mean: float
     plane_std: float
 

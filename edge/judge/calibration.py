@@ -31,7 +31,7 @@ class ViewCalibration(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     threshold: float = Field(gt=0)  # of the raw score
-    pixel_threshold: float = Field(gt=0)  # of the score map
+    pixel_threshold: float = Field(gt=0)  # of the score map: good frames stay below it all over
     basis: Literal["view", "pool", "maximum"]
     false_reject_bound: float = Field(
         ge=0, le=1
@@ -74,7 +74,7 @@ class GoodFrame:
 
     view: str
     raw: float
-    pixel_quantile: float  # a high quantile of its score map
+    map_max: float  # the highest value of its score map
     plane_mean: float
     plane_std: float
     height_px: int
@@ -176,7 +176,8 @@ def _calibrate_view(
             )
     if threshold is None:
         basis, threshold, bound = "maximum", max(scores) * SMALL_SAMPLE_FACTOR, 1 / (len(scores) + 1)
-    pixel = min(threshold, float(np.median([frame.pixel_quantile for frame in frames])))
+    maxima = [frame.map_max for frame in frames]
+    pixel = conformal_threshold(maxima, false_reject) or max(maxima) * SMALL_SAMPLE_FACTOR
     return ViewCalibration(
         threshold=_positive(threshold),
         pixel_threshold=_positive(pixel),

@@ -34,7 +34,7 @@ def judge(
             ("score_above_threshold",),
             score=normalised,
             threshold_raw=limits.threshold,
-            defects=find_defects(score.map, limits.pixel_threshold, scale),
+            defects=find_defects(score, limits.pixel_threshold, scale),
         )
     unlike = _unlike_good(score, limits)
     return Judgement(
@@ -56,14 +56,16 @@ def _unlike_good(score: Score, limits: ViewCalibration) -> tuple[str, ...]:
     return tuple(reasons)
 
 
-def find_defects(values: FloatImage, threshold: float, scale: tuple[float, float]) -> tuple[Defect, ...]:
+def find_defects(score: Score, threshold: float, scale: tuple[float, float]) -> tuple[Defect, ...]:
     """Connected regions of the map above the threshold, strongest first, in frame pixels.
 
-    A rejected frame always has at least one: the map's peak, where no pixel is above the threshold.
+    The window with the highest mean, which is what rejects a frame, is always among them: a broad, faint
+    defect may have no pixel above the threshold.
     """
+    values = score.map
     mask = (values > threshold).astype(np.uint8)
-    if not mask.any():
-        mask[np.unravel_index(int(values.argmax()), values.shape)] = 1
+    left, top, wide, tall = score.peak_box
+    mask[top : top + tall, left : left + wide] = 1
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
     peaks = _peaks(np.asarray(labels), values, np.asarray(stats))
     order = sorted(range(1, count), key=lambda i: -peaks[i])[:MAX_DEFECTS]

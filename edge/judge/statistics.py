@@ -47,31 +47,36 @@ def summarise(plane: FloatImage, values: FloatImage, statistic: str, peak_px: in
 
     `peak` is the largest mean over a peak_px square: one noisy pixel does not reject, a small defect does.
     """
+    highest, box = peak(values, peak_px)
     with np.errstate(invalid="ignore"):  # a map that is not finite is judged, not warned about
         statistics = {
             "mean": float(values.mean()),
             "max": float(values.max()),
             "std": float(values.std()),
             "rmse": float(np.sqrt(values.mean())),
-            "peak": peak(values, peak_px),
+            "peak": highest,
         }
     return Score(
         raw=statistics[statistic],
         map=values,
         statistics=statistics,
+        peak_box=box,
         plane_mean=float(plane.mean()),
         plane_std=float(plane.std()),
     )
 
 
-def peak(values: FloatImage, side_px: int) -> float:
-    """Largest mean over any side×side window that lies inside the map (the whole map if it is smaller)."""
+def peak(values: FloatImage, side_px: int) -> tuple[float, tuple[int, int, int, int]]:
+    """Largest mean over any side×side window inside the map, and that window as (x, y, w, h).
+
+    A map smaller than the window is the window.
+    """
     height, width = values.shape
     h, w = min(side_px, height), min(side_px, width)
     means = cv2.boxFilter(values, cv2.CV_32F, (w, h), borderType=cv2.BORDER_REFLECT_101)
-    top, left = h // 2, w // 2
-    inside = means[top : top + height - h + 1, left : left + width - w + 1]
-    return float(inside.max())
+    inside = means[h // 2 : h // 2 + height - h + 1, w // 2 : w // 2 + width - w + 1]
+    y, x = np.unravel_index(int(inside.argmax()), inside.shape)
+    return float(inside[y, x]), (int(x), int(y), w, h)
 
 
 def _window(values: FloatImage) -> FloatImage:

@@ -110,8 +110,7 @@ class Fit:
             self.best = state["best"]
             self.progress = Progress(**state["progress"])
             self._recent, self._next_check = state["recent"], state["next_check"]
-        except Exception:
-            # whatever is wrong with it (cut short, another torch, another network): learn afresh
+        except Exception:  # whatever is wrong with it (cut short, another torch or network): learn afresh
             return False
         return True
 

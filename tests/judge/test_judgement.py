@@ -67,16 +67,17 @@ def test_a_frame_of_a_size_never_calibrated_is_not_called_ok(
     assert (verdict.evaluation, verdict.reasons) == ("NotDecidable", ("size_outside_calibration",))
 
 
-def test_a_rejected_frame_always_shows_where() -> None:
-    values = np.zeros((8, 8), np.float32)
-    values[3, 4] = 0.5
-    (defect,) = find_defects(values, 0.9, (1.0, 1.0))
-    assert defect.bbox == (4, 3, 1, 1)
+def test_a_broad_faint_defect_is_shown_where_it_rejected_the_frame() -> None:
+    values = np.zeros((40, 60), np.float32)
+    values[20:28, 30:38] = 0.5  # rejects by its mean …
+    values[5, 5] = 0.9  # … and not the highest pixel, which is below the pixel threshold too
+    (defect,) = find_defects(summarise(values, values, "peak", 8), 1.0, (1.0, 1.0))
+    assert defect.bbox == (30, 20, 8, 8)
 
 
 def test_the_defect_list_is_bounded_and_strongest_first() -> None:
     values = np.zeros((100, 100), np.float32)
     values[::5, ::5] = np.random.default_rng(0).uniform(1, 2, (20, 20))
-    defects = find_defects(values, 0.5, (1.0, 1.0))
+    defects = find_defects(summarise(values, values, "peak", 1), 0.5, (1.0, 1.0))
     assert len(defects) == MAX_DEFECTS
     assert [d.score for d in defects] == sorted((d.score for d in defects), reverse=True)

@@ -39,7 +39,10 @@ def test_peak_is_the_largest_mean_over_windows_inside_the_map(height: int, width
     values = np.random.default_rng(height * 31 + width).random((height, width), np.float32)
     h, w = min(side, height), min(side, width)
     means = [values[y : y + h, x : x + w].mean() for y in range(height - h + 1) for x in range(width - w + 1)]
-    assert peak(values, side) == pytest.approx(max(means), abs=1e-5)
+    highest, (x, y, wide, tall) = peak(values, side)
+    assert highest == pytest.approx(max(means), abs=1e-5)
+    assert (wide, tall) == (w, h)
+    assert values[y : y + h, x : x + w].mean() == pytest.approx(highest, abs=1e-5)
 
 
 def test_one_hot_pixel_moves_the_maximum_more_than_the_peak(plane: np.ndarray) -> None:

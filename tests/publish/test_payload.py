@@ -20,7 +20,7 @@ from edge.types import Defect, Identity, ImageInfo, Judgement, ModelInfo, Score
 
 VALIDATOR = Draft202012Validator(verdict_schema())
 DIGEST = "0123456789abcdef" * 4
-SCORE = Score(0.0231, np.zeros((4, 4), np.float32), {"mse": 0.012345678, "max": 1.0}, 0.5, 0.1)
+SCORE = Score(0.0231, np.zeros((4, 4), np.float32), {"mse": 0.012345678, "max": 1.0}, (0, 0, 4, 4), 0.5, 0.1)
 JUDGEMENT = Judgement(
     "NotOK",
     ("score_above_threshold",),
