@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 Evaluation = Literal["OK", "NotOK", "NotDecidable"]
 FloatImage = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+Box = tuple[int, int, int, int]
+"""x, y, width, height in pixels."""
 
 DEFAULT_VIEW = "default"  # the calibration key of frames whose names carry no view
 
@@ -78,6 +81,48 @@ class ImageInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Placement:
+    """Where a plane lies in its frame: what is found in the one is reported in pixels of the other."""
+
+    matrix: NDArray[np.float64]  # (3, 3) plane → frame, homogeneous
+    width: int  # of the frame
+    height: int
+
+    @classmethod
+    def scaled(cls, plane_shape: tuple[int, ...], width: int, height: int) -> Placement:
+        """Of a plane that was only resized."""
+        return cls(np.diag([width / plane_shape[1], height / plane_shape[0], 1.0]), width, height)
+
+    def box(self, box: Box) -> Box:
+        """The upright box in the frame around a box of the plane; at least one pixel, inside the frame."""
+        corners = self._corners(box, self.matrix)
+        left, top = np.clip(np.floor(corners.min(axis=0) + 1e-6), 0, (self.width - 1, self.height - 1))
+        right, bottom = np.clip(np.ceil(corners.max(axis=0) - 1e-6), 1, (self.width, self.height))
+        return int(left), int(top), max(1, int(right - left)), max(1, int(bottom - top))
+
+    def inverse_box(self, box: Box) -> Box:
+        """The upright box in the plane around a box of the frame; it may reach beyond the plane."""
+        corners = self._corners(box, np.linalg.inv(self.matrix).astype(np.float64))
+        left, top = np.floor(corners.min(axis=0))
+        right, bottom = np.ceil(corners.max(axis=0))
+        return int(left), int(top), max(1, int(right - left)), max(1, int(bottom - top))
+
+    def area_px(self, area_px: float, box: Box) -> int:
+        """An area within a box of the plane in frame pixels, by the box's own enlargement; at least 1."""
+        x, y = self._corners(box, self.matrix).T
+        quad = 0.5 * abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))))
+        return max(1, round(area_px * quad / (box[2] * box[3])))
+
+    @staticmethod
+    def _corners(box: Box, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+        x, y, w, h = box
+        corners = np.array([[x, y, 1], [x + w, y, 1], [x + w, y + h, 1], [x, y + h, 1]], np.float64)
+        mapped = corners @ matrix.T
+        at: NDArray[np.float64] = mapped[:, :2] / mapped[:, 2:]
+        return at
+
+
+@dataclass(frozen=True, slots=True)
 class Frame:
     """A decoded and preprocessed frame, ready for the engine."""
 
@@ -86,11 +131,19 @@ class Frame:
     identity: Identity = Identity()
     tags: Mapping[str, str] = field(default_factory=dict)
     times_s: Mapping[str, float] = field(default_factory=dict)  # decode_s, preprocess_s, …
+    foreground: Mask | None = None  # (h, w): where the part is; None: everywhere
+    to_frame: NDArray[np.float64] | None = None  # (3, 3) plane → frame pixels, where the plane was rectified
 
     @property
-    def scale(self) -> tuple[float, float]:
-        """Frame pixels per plane pixel, (x, y)."""
-        return self.image.width / self.plane.shape[1], self.image.height / self.plane.shape[0]
+    def placement(self) -> Placement:
+        """Where the plane lies in the frame."""
+        width, height = self.image.width, self.image.height
+        if self.to_frame is None:
+            return Placement.scaled(self.plane.shape, width, height)
+        return Placement(self.to_frame, width, height)
+
+
+MAX_DEFECTS = 50  # listed of a frame: one that is all defect needs no list of ten thousand boxes
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +153,25 @@ class Defect:
     kind: str
     area_px: int
     area_ratio: float
-    bbox: tuple[int, int, int, int]  # x, y, w, h
+    bbox: Box
     score: float  # peak of the region relative to the pixel threshold
+
+
+@dataclass(frozen=True, slots=True)
+class Fragments:
+    """The windows of a plane, and what was measured on the residual of each."""
+
+    boxes: NDArray[np.int32]  # (n, 4): x, y, w, h in the plane
+    statistics: Mapping[str, NDArray[np.float32]]  # sum, mse, std, min, max, …: (n,) each
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectScore:
+    """One of several objects in a frame, each with a score of its own."""
+
+    box: Box  # in the plane
+    area_px: int  # of its foreground in the plane
+    raw: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +181,28 @@ class Score:
     raw: float
     map: FloatImage  # (h, w) float32 >= 0, same size as the plane
     statistics: Mapping[str, float]
-    peak_box: tuple[int, int, int, int]  # x, y, w, h in the map: the window of the statistic `peak`
-    plane_mean: float
+    peak_box: Box  # in the map: the window of the statistic `peak`
+    plane_mean: float  # over the foreground, as is the next one
     plane_std: float
+    foreground_px: int = 0  # of the plane; all of it where the recipe masks nothing
+    fragments: Fragments | None = None  # only where the score is a fragment's
+    objects: tuple[ObjectScore, ...] = ()  # only where each object has its own score
+    layers: FloatImage | None = None  # (classes, h, w) probabilities of a segmenter with several classes
+
+    @property
+    def foreground_ratio(self) -> float:
+        """The share of the plane that is foreground."""
+        return self.foreground_px / self.map.size if self.map.size else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectJudgement:
+    """The evaluation of one of several objects in a frame."""
+
+    bbox: Box  # in the frame's own pixels
+    area_px: int
+    score: float | None
+    evaluation: Evaluation
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +214,8 @@ class Judgement:
     score: float | None = None  # normalised: 1.0 is the view's threshold
     threshold_raw: float | None = None
     defects: tuple[Defect, ...] = ()
+    class_areas: Mapping[str, int] = field(default_factory=dict)  # class → area in frame pixels
+    objects: tuple[ObjectJudgement, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,8 +36,9 @@ _FOLDER = "edge-frames-"
 class _Mapped:
     """Frames whose planes lie one after the other in a file."""
 
-    frames: tuple[Frame, ...]  # without their planes
+    frames: tuple[Frame, ...]  # without their planes and foregrounds
     shapes: tuple[tuple[int, int], ...]
+    masked: tuple[bool, ...]  # whether a foreground lies behind the frame's plane, a byte a pixel
     file: str
 
 
@@ -191,6 +192,9 @@ def _work(task: Callable[[Job], list[Frame]], job: Job, file: str) -> _Mapped:
         with open(file, "wb") as stream:
             for frame in frames:
                 stream.write(np.ascontiguousarray(frame.plane, np.float32).data)
+                if frame.foreground is not None:
+                    stream.write(np.ascontiguousarray(frame.foreground, np.bool_).data)
+                    stream.write(bytes(-frame.foreground.size % 4))  # so that the next plane is aligned
     except OSError as error:  # full: a fault of this machine, not of the file
         raise DataError(
             f"{file}: {error.strerror}",
@@ -200,19 +204,24 @@ def _work(task: Callable[[Job], list[Frame]], job: Job, file: str) -> _Mapped:
         ) from None
     empty = np.empty((0, 0), np.float32)
     return _Mapped(
-        frames=tuple(dataclasses.replace(frame, plane=empty) for frame in frames),
+        frames=tuple(dataclasses.replace(frame, plane=empty, foreground=None) for frame in frames),
         shapes=tuple((frame.plane.shape[0], frame.plane.shape[1]) for frame in frames),
+        masked=tuple(frame.foreground is not None for frame in frames),
         file=file,
     )
 
 
 def _map(mapped: _Mapped) -> list[Frame]:
     """Frames with their planes mapped from the file, which may then be unlinked."""
-    size = os.path.getsize(mapped.file)
-    whole: FloatImage = np.memmap(mapped.file, np.float32, mode="r", shape=(size // 4,))
+    whole = np.memmap(mapped.file, np.uint8, mode="r").view(np.ndarray)
     frames, start = [], 0
-    for frame, (height, width) in zip(mapped.frames, mapped.shapes, strict=True):
-        plane = whole[start : start + height * width].reshape(height, width).view(np.ndarray)
-        frames.append(dataclasses.replace(frame, plane=plane))
-        start += height * width
+    for frame, (height, width), has_mask in zip(mapped.frames, mapped.shapes, mapped.masked, strict=True):
+        pixels = height * width
+        plane: FloatImage = whole[start : start + 4 * pixels].view(np.float32).reshape(height, width)
+        start += 4 * pixels
+        foreground = None
+        if has_mask:
+            foreground = whole[start : start + pixels].view(np.bool_).reshape(height, width)
+            start += pixels + -pixels % 4
+        frames.append(dataclasses.replace(frame, plane=plane, foreground=foreground))
     return frames

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import PurePosixPath
 
 from edge.errors import DataError
@@ -78,35 +79,42 @@ def template_to_pattern(template: str) -> re.Pattern[str]:
 
 
 def _by_pattern(compiled: re.Pattern[str], rule: str, *, ignore_suffix: bool) -> Naming:
-    def name(path: str, tags: Mapping[str, str], page: int, pages: int) -> Identity:
-        text = path = printable(path)
-        if ignore_suffix:
-            stem, _, suffix = path.rpartition(".")
-            text = path if "/" in suffix or not stem or stem.endswith("/") else stem
-        match = compiled.fullmatch(text)
-        if not match:
-            raise DataError(
-                f"{path}: the name does not match the {rule}",
-                hint="mend the name, or the source's template or pattern in config.toml",
-                reason="name_unmatched",
-            )
-        return _with_page(Identity(**match.groupdict()), page, pages)
+    return partial(_name_by_pattern, compiled, rule, ignore_suffix)  # unlike a closure it can be pickled
 
-    return name
+
+def _name_by_pattern(
+    compiled: re.Pattern[str], rule: str, ignore_suffix: bool,
+    path: str, tags: Mapping[str, str], page: int, pages: int,
+) -> Identity:  # fmt: skip
+    text = path = printable(path)
+    if ignore_suffix:
+        stem, _, suffix = path.rpartition(".")
+        text = path if "/" in suffix or not stem or stem.endswith("/") else stem
+    match = compiled.fullmatch(text)
+    if not match:
+        raise DataError(
+            f"{path}: the name does not match the {rule}",
+            hint="mend the name, or the source's template or pattern in config.toml",
+            reason="name_unmatched",
+        )
+    return _with_page(Identity(**match.groupdict()), page, pages)
 
 
 def _by_tags(keywords: Mapping[str, str | None]) -> Naming:
-    def name(path: str, tags: Mapping[str, str], page: int, pages: int) -> Identity:
-        found = {field: tags.get(keyword, "") for field, keyword in keywords.items() if keyword}
-        if missing := [keywords[field] for field, value in found.items() if not value]:
-            raise DataError(
-                f"{path}: no DICOM tag {', '.join(map(str, missing))}",
-                hint="choose tags the scanner writes in the source's dicom = {…} in config.toml",
-                reason="name_unmatched",
-            )
-        return _with_page(Identity(**found), page, pages)
+    return partial(_name_by_tags, dict(keywords))
 
-    return name
+
+def _name_by_tags(
+    keywords: Mapping[str, str | None], path: str, tags: Mapping[str, str], page: int, pages: int
+) -> Identity:
+    found = {field: tags.get(keyword, "") for field, keyword in keywords.items() if keyword}
+    if missing := [keywords[field] for field, value in found.items() if not value]:
+        raise DataError(
+            f"{path}: no DICOM tag {', '.join(map(str, missing))}",
+            hint="choose tags the scanner writes in the source's dicom = {…} in config.toml",
+            reason="name_unmatched",
+        )
+    return _with_page(Identity(**found), page, pages)
 
 
 def _unnamed(path: str, tags: Mapping[str, str], page: int, pages: int) -> Identity:

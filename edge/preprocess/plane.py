@@ -1,7 +1,10 @@
-"""Picture → plane: grey, window, resize, illumination, CLAHE; pure functions of arrays and a spec."""
+"""Picture → plane: grey, window, rectify, resize, mask, illumination, CLAHE; pure functions of arrays and a
+spec."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import cv2
@@ -10,8 +13,18 @@ from numpy.typing import NDArray
 
 from edge.errors import DataError
 from edge.preprocess.clahe import equalise
-from edge.preprocess.spec import PreprocessSpec
-from edge.types import FloatImage, Picture
+from edge.preprocess.foreground import (
+    close,
+    from_probability,
+    k_means,
+    masked,
+    otsu,
+    watershed,
+    without_specks,
+)
+from edge.preprocess.rectify import homography_from_points, rectify
+from edge.preprocess.spec import ANY_VIEW, MaskSpec, PreprocessSpec, Rectify
+from edge.types import DEFAULT_VIEW, FloatImage, Mask, Picture
 
 # Luma weights of R, G, B: ITU-R BT.601-7 §2.5.1, BT.709-6 §3.2
 GRAY_WEIGHTS = {
@@ -24,16 +37,48 @@ GRAY_WEIGHTS = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Aids:
+    """What some recipes need besides the picture."""
+
+    view: str | None = None
+    segment: Callable[[FloatImage], FloatImage] | None = None  # plane → probability of foreground, any size
+    mean_masks: Mapping[str, FloatImage] = field(default_factory=dict)  # view → share of good frames, (h, w)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A picture as the engine shall see it."""
+
+    plane: FloatImage  # (h, w) float32 in 0..1; 0 outside the foreground
+    foreground: Mask | None = None  # (h, w); None: the recipe masks nothing
+    to_frame: NDArray[np.float64] | None = None  # (3, 3) plane → frame pixels; None: only resized
+
+
+NO_AIDS = Aids()
+
+
 def to_plane(
     picture: Picture, spec: PreprocessSpec, value_range: tuple[float, float] | None = None
 ) -> FloatImage:
-    """The (h, w) float32 plane in 0..1 that is cut into tiles.
+    """The (h, w) float32 plane in 0..1 that is cut into tiles; see `prepare`."""
+    return prepare(picture, spec, value_range).plane
+
+
+def prepare(
+    picture: Picture,
+    spec: PreprocessSpec,
+    value_range: tuple[float, float] | None = None,
+    aids: Aids = NO_AIDS,
+) -> Prepared:
+    """Picture → plane and foreground.
 
     `value_range` (black, white) in stored values goes before the spec's, and that before what the file
     declares: a scanner that writes 12 bits into 16 may be replaced by one that does not.
 
     Raises:
-        DataError: the pixels cannot be brought to a plane (not finite, wrong dimensions).
+        DataError: the pixels cannot be brought to a plane (not finite, wrong dimensions), or the view has no
+            rectification or mask.
     """
     low, high = value_range or spec.value_range or (picture.low, picture.high)
     gray = to_gray(picture.pixels, spec.gray)
@@ -43,12 +88,74 @@ def to_plane(
         a, b = np.percentile(gray, spec.percentiles)
         low, high = (a, b) if low <= high else (b, a)
     plane = window(gray, float(low), float(high))
+    to_frame: NDArray[np.float64] | None = None
+    if spec.rectify is not None:
+        homography = homography_of(spec.rectify, aids.view)
+        plane = rectify(plane, homography, spec.rectify.size_px)
+        to_frame = np.linalg.inv(homography).astype(np.float64)
+    wide, tall = plane.shape[1], plane.shape[0]
     plane = resize(plane, spec)
+    if to_frame is not None:
+        to_frame = to_frame @ np.diag([wide / plane.shape[1], tall / plane.shape[0], 1.0])
+    foreground = None if spec.mask is None else find_foreground(plane, spec.mask, aids)
     if spec.illumination == "median":
-        plane = divide_by_median(plane)
+        plane = divide_by_median(plane, foreground)
+    if foreground is not None:
+        plane = masked(plane, foreground)
     if spec.clahe is not None:
         plane = equalise(plane, spec.clahe.clip, spec.clahe.tiles)
-    return np.ascontiguousarray(plane)
+        if foreground is not None:
+            plane = masked(plane, foreground)  # equalisation lifts the background's zeros
+    return Prepared(np.ascontiguousarray(plane), foreground, to_frame)
+
+
+def homography_of(spec: Rectify, view: str | None) -> NDArray[np.float64]:
+    """(3, 3) frame → rectified pixels of a view.
+
+    Raises:
+        DataError: neither the view nor any ("*") has one.
+    """
+    for key in (view or DEFAULT_VIEW, ANY_VIEW):
+        if key in spec.homographies:
+            return np.array(spec.homographies[key], np.float64).reshape(3, 3)
+        if key in spec.points:
+            return homography_from_points(spec.points[key], spec.size_px)
+    known = ", ".join(sorted({*spec.points, *spec.homographies}))
+    raise DataError(
+        f"view {view or DEFAULT_VIEW} has no rectification; there are some for {known}",
+        hint='give it four points, or points for "*"',
+        reason="view_not_rectified",
+    )
+
+
+def find_foreground(plane: FloatImage, spec: MaskSpec, aids: Aids) -> Mask:
+    """(h, w) True where the part is, closed and without specks; all False where nothing was found.
+
+    Raises:
+        DataError: the view has no mean mask.
+    """
+    if spec.method == "unet":
+        assert aids.segment is not None, "prepare_file opens the network of such recipes"
+        mask = from_probability(aids.segment(plane), plane.shape, spec.threshold)
+    elif spec.method == "mean":
+        mean = aids.mean_masks.get(aids.view or DEFAULT_VIEW)
+        if mean is None:
+            raise DataError(
+                f"view {aids.view or DEFAULT_VIEW} has no mean mask; there are some for "
+                f"{', '.join(sorted(aids.mean_masks)) or 'none'}",
+                hint="learn the recipe with good frames of that view",
+                reason="view_not_masked",
+            )
+        mask = from_probability(mean, plane.shape, spec.threshold)
+    elif spec.method == "kmeans":
+        mask = k_means(plane, spec.clusters, spec.polarity)
+    elif spec.method == "watershed":
+        mask = watershed(plane, spec.polarity)
+    else:
+        mask = otsu(plane, spec.polarity)
+    if spec.close_px:
+        mask = close(mask, spec.close_px, spec.close_times)
+    return without_specks(mask, spec.min_area_ratio)
 
 
 def to_gray(pixels: NDArray[Any], rule: str) -> FloatImage:
@@ -84,9 +191,11 @@ def resize(plane: FloatImage, spec: PreprocessSpec) -> FloatImage:
     )
 
 
-def divide_by_median(plane: FloatImage) -> FloatImage:
-    """Brings the median to 0.5, so that exposure and gain fall out; values above 1 are clipped."""
-    median = float(np.median(plane))
+def divide_by_median(plane: FloatImage, foreground: Mask | None = None) -> FloatImage:
+    """Brings the median (of the foreground) to 0.5, so that exposure and gain fall out; values above 1 are
+    clipped."""
+    seen = plane if foreground is None else plane[foreground]
+    median = float(np.median(seen)) if seen.size else 0.0
     if median <= 0:
         return plane
     scaled: FloatImage = plane * np.float32(0.5 / median)

@@ -40,8 +40,52 @@ class TileSpec(_Spec):
         return (self.size_px - self.keep_px) // 2
 
 
+Point = tuple[float, float]
+ANY_VIEW = "*"
+
+
+class MaskSpec(_Spec):
+    """Where the part is: what lies outside becomes 0 before and after CLAHE, and has no score."""
+
+    method: Literal["otsu", "watershed", "kmeans", "unet", "mean"]
+    polarity: Literal["auto", "bright", "dark"] = "auto"  # of the part against its background
+    clusters: int = Field(2, ge=2, le=4)  # kmeans
+    threshold: float = Field(0.5, gt=0, lt=1)  # unet: of the probability; mean: of the share of good masks
+    network_px: int = Field(256, ge=32, le=2048)  # unet: side of the square that the network sees
+    network_sha256: str = ""  # unet: of the bundle's mask.onnx
+    close_px: int = Field(5, ge=0, le=99)  # side of the cross that closes gaps; 0: none
+    close_times: int = Field(3, ge=1, le=20)
+    min_area_ratio: float = Field(0.002, ge=0, lt=1)  # smaller pieces, as a share of the plane, are specks
+    separate_touching: bool = False  # objects that touch are cut apart, where objects are judged one by one
+
+    @property
+    def needs_files(self) -> bool:
+        """Whether it takes more than the picture: a network, or the mean masks of the views."""
+        return self.method in ("unet", "mean")
+
+
+class Rectify(_Spec):
+    """A plane seen at an angle, made flat: by four points, or a homography, for each view or for any."""
+
+    size_px: tuple[int, int]  # (width, height) of the rectified frame
+    # view (or "*") → the corners of what shall fill it: top left, top right, bottom right, bottom left, in
+    # frame pixels
+    points: dict[str, tuple[Point, Point, Point, Point]] = {}
+    homographies: dict[str, tuple[float, float, float, float, float, float, float, float, float]] = {}
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if not (self.points or self.homographies):
+            raise ValueError("rectify needs points or homographies")
+        if twice := set(self.points) & set(self.homographies):
+            raise ValueError(f"view {', '.join(sorted(twice))} has points and a homography")
+        if not 8 <= min(self.size_px) <= max(self.size_px) <= 16_384:
+            raise ValueError("rectify.size_px is not within 8 to 16384")
+        return self
+
+
 class PreprocessSpec(_Spec):
-    """Applied in this order: grey, window, resize, illumination, CLAHE, tiles."""
+    """Applied in this order: grey, window, rectify, resize, mask, illumination, CLAHE, mask again, tiles."""
 
     version: Literal[1] = 1
     gray: Literal["bt601", "bt709", "mean", "red", "green", "blue"] = "bt601"
@@ -55,6 +99,8 @@ class PreprocessSpec(_Spec):
     illumination: Literal["none", "median"] = "none"
     clahe: Clahe | None = None
     tiles: TileSpec = TileSpec()
+    mask: MaskSpec | None = None
+    rectify: Rectify | None = None
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -68,6 +114,13 @@ class PreprocessSpec(_Spec):
         return self
 
     @property
+    def needs_view(self) -> bool:
+        """Whether a frame's view must be known before it can be prepared."""
+        return (self.mask is not None and self.mask.method == "mean") or self.rectify is not None
+
+    @property
     def digest(self) -> str:
-        """sha256 over the canonical JSON of the spec."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+        """sha256 over the canonical JSON of the spec; steps that came later are left out where not taken, so
+        that older bundles keep their digest."""
+        later = {name for name in ("mask", "rectify") if getattr(self, name) is None}
+        return hashlib.sha256(self.model_dump_json(exclude=later).encode()).hexdigest()

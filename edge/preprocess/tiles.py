@@ -37,6 +37,12 @@ class Tiling:
         row, column = divmod(index, len(self.xs))
         return int(self.ys[row]), int(self.xs[column])
 
+    def box(self, index: int) -> tuple[int, int, int, int]:
+        """x, y, width, height of a window's kept centre in the plane, clipped to it."""
+        y, x = self.origin(index)
+        keep = self.spec.keep_px
+        return x, y, min(keep, self.width - x), min(keep, self.height - y)
+
     def cut(self, padded: FloatImage, start: int, stop: int) -> FloatImage:
         """Windows start…stop as (n, 1, size, size) float32."""
         size = self.spec.size_px
@@ -53,22 +59,29 @@ class Stitcher:
     def __init__(self, tiling: Tiling) -> None:
         self.tiling = tiling
         keep = tiling.spec.keep_px
-        shape = max(tiling.height, keep), max(tiling.width, keep)
-        self._sum = np.zeros(shape, np.float32)
-        rows = _coverage(tiling.ys, shape[0], keep)
-        columns = _coverage(tiling.xs, shape[1], keep)
+        self._shape = max(tiling.height, keep), max(tiling.width, keep)
+        self._sum: FloatImage | None = None  # (channels, h, w), once the number of channels is known
+        rows = _coverage(tiling.ys, self._shape[0], keep)
+        columns = _coverage(tiling.xs, self._shape[1], keep)
         self._weight = 1.0 / (rows[:, None] * columns[None, :])  # float32
 
     def add(self, start: int, answers: FloatImage) -> None:
-        """Answers to windows start…, as (n, 1, size, size) float32."""
-        margin, keep = self.tiling.spec.margin_px, self.tiling.spec.keep_px
+        """Answers to windows start…, (n, channels, s, s) float32: s is the whole tile, or its kept centre."""
+        keep = self.tiling.spec.keep_px
+        margin = self.tiling.spec.margin_px if answers.shape[-1] > keep else 0
+        if self._sum is None:
+            self._sum = np.zeros((answers.shape[1], *self._shape), np.float32)
         for k, answer in enumerate(answers):
             y, x = self.tiling.origin(start + k)
-            self._sum[y : y + keep, x : x + keep] += answer[0, margin : margin + keep, margin : margin + keep]
+            self._sum[:, y : y + keep, x : x + keep] += answer[
+                :, margin : margin + keep, margin : margin + keep
+            ]
 
     def result(self) -> FloatImage:
-        """The stitched (h, w) float32 plane."""
-        return np.ascontiguousarray((self._sum * self._weight)[: self.tiling.height, : self.tiling.width])
+        """The stitched plane: (h, w) float32, or (channels, h, w) where there are several."""
+        assert self._sum is not None, "no answers were added"
+        whole = (self._sum * self._weight)[:, : self.tiling.height, : self.tiling.width]
+        return np.ascontiguousarray(whole[0] if len(whole) == 1 else whole)
 
 
 def _starts(length: int, spec: TileSpec) -> NDArray[np.int64]:
