@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -10,36 +12,113 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.judge.calibration import Calibration, ViewCalibration
-from edge.types import Defect, FloatImage, Judgement, Score
+from edge.judge.classes import ClassFindings, ClassSpec, find_classes
+from edge.judge.fragments import as_scores, merge_fragments
+from edge.types import (
+    MAX_DEFECTS,
+    Defect,
+    Evaluation,
+    FloatImage,
+    Judgement,
+    ObjectJudgement,
+    Placement,
+    Score,
+)
 
-MAX_DEFECTS = 50  # the largest by score; a frame that is all defect needs no list of ten thousand boxes
+ESTIMATED = "threshold_estimated"  # the view was never calibrated: its threshold comes from its neighbours
 
 
 def judge(
-    score: Score, view: str | None, calibration: Calibration, scale: tuple[float, float] = (1.0, 1.0)
+    score: Score,
+    view: str | None,
+    calibration: Calibration,
+    placement: Placement | None = None,
+    classes: Sequence[str] = (),
+    min_area_px: int = 0,
 ) -> Judgement:
     """OK only for a finite score at most the view's threshold on a frame that looks as good frames do.
 
-    `scale` is frame pixels per map pixel (x, y); defects come back in the frame's own pixels.
+    Defects, objects and areas come back in the frame's own pixels: `placement` says where the plane lies in
+    it (None: they are the same). `classes` names the channels of a segmenter's answer, whose regions below
+    `min_area_px` pixels of the plane are specks.
     """
     limits = calibration.of(view)
+    flags: tuple[str, ...] = ()
     if limits is None:
-        return Judgement("NotDecidable", ("view_not_calibrated",))
+        limits = calibration.estimate(view, score.foreground_ratio)
+        if limits is None:
+            return Judgement("NotDecidable", ("view_not_calibrated",))
+        flags = (ESTIMATED,)
     if not (math.isfinite(score.raw) and np.isfinite(score.map).all()):
-        return Judgement("NotDecidable", ("score_not_finite",), threshold_raw=limits.threshold)
+        return Judgement("NotDecidable", ("score_not_finite", *flags), threshold_raw=limits.threshold)
+    place = placement or Placement.scaled(score.map.shape, score.map.shape[1], score.map.shape[0])
     normalised = score.raw / limits.threshold
+    found = _Found(score, limits, place, classes, calibration.statistic, min_area_px)
     if normalised > 1.0:
         return Judgement(
             "NotOK",
-            ("score_above_threshold",),
+            ("score_above_threshold", *flags),
             score=normalised,
             threshold_raw=limits.threshold,
-            defects=find_defects(score, limits.pixel_threshold, scale),
+            defects=found.defects(),
+            class_areas=found.class_areas(),
+            objects=found.objects("NotDecidable" if _unlike_good(score, limits) else "OK"),
         )
     unlike = _unlike_good(score, limits)
     return Judgement(
-        "NotDecidable" if unlike else "OK", unlike, score=normalised, threshold_raw=limits.threshold
+        "NotDecidable" if unlike else "OK",
+        (*unlike, *flags),
+        score=normalised,
+        threshold_raw=limits.threshold,
+        class_areas=found.class_areas(),
+        objects=found.objects("NotDecidable" if unlike else "OK"),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What a score shows of a frame, in the frame's own pixels."""
+
+    score: Score
+    limits: ViewCalibration
+    place: Placement
+    classes: Sequence[str]
+    statistic: str
+    min_area_px: int
+
+    def defects(self) -> tuple[Defect, ...]:
+        """Fragments, regions of classes, or regions of the map; strongest first."""
+        score, limits = self.score, self.limits
+        if score.fragments is not None:
+            scores = as_scores(self.statistic, score.fragments.statistics[self.statistic])
+            shape = score.map.shape[0], score.map.shape[1]
+            return merge_fragments(score.fragments.boxes, scores, limits.threshold, self.place, shape)
+        if self.classes:
+            return self._classes().defects
+        return find_defects(score, limits.pixel_threshold, self.place)
+
+    def class_areas(self) -> Mapping[str, int]:
+        """Each class's area in frame pixels; empty where the recipe has no classes."""
+        return self._classes().areas_px if self.classes else {}
+
+    def _classes(self) -> ClassFindings:
+        height, width = self.score.map.shape
+        smallest_px = self.place.area_px(self.min_area_px, (0, 0, width, height)) if self.min_area_px else 0
+        specs = [ClassSpec(name, self.limits.pixel_threshold, smallest_px) for name in self.classes]
+        layers = self.score.map[None] if self.score.layers is None else self.score.layers
+        return find_classes(layers, specs, self.place)
+
+    def objects(self, below: Evaluation) -> tuple[ObjectJudgement, ...]:
+        """Each object held against the threshold; `below` it is what the frame itself allows."""
+        judged = []
+        for one in self.score.objects:
+            normalised = one.raw / self.limits.threshold if math.isfinite(one.raw) else None
+            evaluation: Evaluation = "NotDecidable" if normalised is None else below
+            if normalised is not None and normalised > 1.0:
+                evaluation = "NotOK"
+            area_px = self.place.area_px(one.area_px, one.box)
+            judged.append(ObjectJudgement(self.place.box(one.box), area_px, normalised, evaluation))
+        return tuple(judged)
 
 
 def _unlike_good(score: Score, limits: ViewCalibration) -> tuple[str, ...]:
@@ -53,10 +132,13 @@ def _unlike_good(score: Score, limits: ViewCalibration) -> tuple[str, ...]:
         if allowed is not None and not allowed[0] <= side_px <= allowed[1]:
             reasons.append("size_outside_calibration")
             break
+    allowed = limits.foreground_ratio
+    if allowed is not None and not allowed[0] <= score.foreground_ratio <= allowed[1]:
+        reasons.append("foreground_outside_calibration")
     return tuple(reasons)
 
 
-def find_defects(score: Score, threshold: float, scale: tuple[float, float]) -> tuple[Defect, ...]:
+def find_defects(score: Score, threshold: float, place: Placement) -> tuple[Defect, ...]:
     """Connected regions of the map above the threshold, strongest first, in frame pixels.
 
     The window with the highest mean, which is what rejects a frame, is always among them: a broad, faint
@@ -69,14 +151,14 @@ def find_defects(score: Score, threshold: float, scale: tuple[float, float]) -> 
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
     peaks = _peaks(np.asarray(labels), values, np.asarray(stats))
     order = sorted(range(1, count), key=lambda i: -peaks[i])[:MAX_DEFECTS]
-    sx, sy = scale
     defects = []
     for i in order:
         x, y, w, h, area = (int(v) for v in stats[i])
-        left, top = int(x * sx), int(y * sy)
-        box = left, top, max(1, math.ceil((x + w) * sx) - left), max(1, math.ceil((y + h) * sy) - top)
-        area_px = max(1, round(area * sx * sy))
-        defects.append(Defect("anomaly", area_px, area / mask.size, box, score=peaks[i] / threshold))
+        box = x, y, w, h
+        area_px = place.area_px(area, box)
+        defects.append(
+            Defect("anomaly", area_px, area / mask.size, place.box(box), score=peaks[i] / threshold)
+        )
     return tuple(defects)
 
 

@@ -13,6 +13,11 @@ from numpy.typing import NDArray
 _DROPPED_BITS = 12
 _BINS = 1 << (32 - _DROPPED_BITS)
 
+# A frame's own counts are kept in far fewer: 8 to each doubling of the score, from 2⁻²⁰ to 2¹²
+COARSE_BINS = 256
+_COARSE_DROPPED_BITS = 20
+_COARSE_FIRST = int(np.float32(2.0**-20).view(np.uint32)) >> _COARSE_DROPPED_BITS
+
 
 @dataclass(frozen=True, slots=True)
 class Curve:
@@ -44,9 +49,15 @@ class Curve:
         """(F1, threshold) where F1 is highest; None without both kinds."""
         if not (self.positives and self.negatives):
             return None
-        f1 = 2 * self.true_positives / (self.true_positives + self.false_positives + self.positives)
+        f1 = self.f_beta(1)
         best = int(np.argmax(f1))
         return float(f1[best]), float(self.thresholds[best])
+
+    def f_beta(self, beta: float) -> NDArray[np.float64]:
+        """F-measure at each threshold; zeros without defects."""
+        weight = beta * beta
+        denominator = self.true_positives + self.false_positives + weight * self.positives
+        return (1 + weight) * self.true_positives / denominator
 
 
 def curve(scores: Sequence[float], is_defect: Sequence[bool]) -> Curve:
@@ -92,6 +103,16 @@ class PixelCounts:
         first = int(np.array([threshold], np.float32).view(np.uint32)[0] >> _DROPPED_BITS) + 1
         true, false = int(self._defect[first:].sum()), int(self._good[first:].sum())
         return true, false, int(self._defect.sum()) - true
+
+
+def coarse_counts(scores: NDArray[np.float32], is_defect: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Defect and good pixels of a frame by score, (2, COARSE_BINS), lowest first; scores are float32 ≥ 0.
+
+    Scores beyond the ends count in the last bins.
+    """
+    upper = np.ascontiguousarray(scores, np.float32).view(np.uint32) >> _COARSE_DROPPED_BITS
+    bins = np.clip(upper.astype(np.int64) - _COARSE_FIRST, 0, COARSE_BINS - 1)
+    return np.stack([np.bincount(bins[truth], minlength=COARSE_BINS) for truth in (is_defect, ~is_defect)])
 
 
 def f_beta(true_positives: int, false_positives: int, false_negatives: int, beta: float) -> float | None:

@@ -1,16 +1,16 @@
+import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
+from edge.artifacts import read_signed_json
 from edge.errors import BundleError, DataError
 from edge.judge.calibration import (
+    Calibration,
     GoodFrame,
     calibrate,
-    conformal_threshold,
-    frames_needed,
     load_calibration,
     save_calibration,
 )
@@ -20,30 +20,11 @@ def good(view: str, scores: list[float]) -> list[GoodFrame]:
     return [GoodFrame(view, s, s, 0.5, 0.1, 48, 64) for s in scores]
 
 
-def make(frames: list[GoodFrame], rate: float = 0.05, too_few: str = "refuse"):
+def make(frames: list[GoodFrame], rate: float = 0.05, too_few: str = "refuse", **how: Any) -> Calibration:
     return calibrate(
         frames, recipe="r", bundle_sha256="b" * 64, statistic="peak", false_reject=rate,
-        too_few=too_few,  # type: ignore[arg-type]
+        too_few=too_few, **how,  # type: ignore[arg-type]
     )  # fmt: skip
-
-
-@given(st.integers(1, 99).map(lambda percent: percent / 100))
-def test_frames_needed_is_the_smallest_number_that_gives_a_threshold(rate: float) -> None:
-    needed = frames_needed(rate)
-    assert conformal_threshold([1.0] * needed, rate) is not None
-    if needed > 1:
-        assert conformal_threshold([1.0] * (needed - 1), rate) is None
-
-
-@pytest.mark.parametrize("rate", [0.05, 0.2])
-def test_the_promised_rate_holds_on_new_frames(rate: float) -> None:
-    rng = np.random.default_rng(0)
-    rejected = []
-    for _ in range(400):
-        threshold = conformal_threshold(rng.lognormal(size=39).tolist(), rate)
-        rejected.append((rng.lognormal(size=50) > threshold).mean())
-    # exchangeable scores: at most the rate on average, and not much below it (1/(n+1))
-    assert rate - 1 / 40 - 0.01 < np.mean(rejected) < rate + 0.01
 
 
 def test_views_get_their_own_thresholds() -> None:
@@ -95,3 +76,87 @@ def test_a_calibration_of_another_bundle_is_refused(tmp_path: Path) -> None:
     save_calibration(tmp_path / "c.json", make(good("a", [1.0] * 19)))
     with pytest.raises(BundleError, match="made for bundle bbbb"):
         load_calibration(tmp_path / "c.json", "c" * 64)
+
+
+def test_a_calibration_of_before_thresholds_had_methods_still_loads() -> None:
+    file = Path(__file__).parent.parent.parent / "calibration" / "demo.json"
+    calibration = read_signed_json(file, Calibration)
+    limits = calibration.of("01")
+    assert limits is not None
+    assert (limits.method, limits.foreground_ratio, calibration.adaptive) == ("conformal", None, None)
+
+
+@pytest.mark.parametrize("method", ["max", "quantile", "mad", "evt", "median-max"])
+def test_another_method_says_what_it_is_and_what_it_promises(method: str) -> None:
+    scores = np.random.default_rng(0).lognormal(0, 0.3, 100).tolist()
+    usual, limits = make(good("a", scores)).of("a"), make(good("a", scores), method=method).of("a")
+    assert usual is not None
+    assert limits is not None
+    assert (limits.basis, limits.method) == ("view", method)
+    assert (limits.false_reject_estimate is None) == (method == "max")
+    if method == "max":
+        assert limits.threshold == max(scores)
+    else:
+        assert limits.false_reject_bound > usual.false_reject_bound
+    assert limits.pixel_threshold == pytest.approx(limits.threshold)  # the map's maxima are the scores here
+
+
+def test_equal_scores_are_refused_by_a_method_that_needs_their_spread() -> None:
+    with pytest.raises(DataError, match="too many equal scores for a threshold by mad"):
+        make(good("a", [1.0] * 30), method="mad")
+    limits = make(good("a", [1.0] * 30), method="mad", too_few="bound").of("a")
+    assert limits is not None
+    assert (limits.basis, limits.threshold) == ("maximum", 1.25)
+
+
+def test_too_few_frames_for_a_method_are_named_with_it() -> None:
+    with pytest.raises(DataError, match=r"a threshold by evt .* needs 20 good .* there are view a: 12"):
+        make(good("a", [1.0 + k for k in range(12)]), method="evt")
+
+
+def test_the_foreground_of_good_frames_is_kept_widened() -> None:
+    frames = [
+        GoodFrame("a", 1.0 + k / 100, 1.0, 0.5, 0.1, 48, 64, foreground_ratio=0.30 + k / 1000)
+        for k in range(20)
+    ]
+    limits = make(frames).of("a")
+    assert limits is not None
+    assert limits.foreground_ratio == (pytest.approx(0.225), pytest.approx(0.319 * 1.25))
+    whole = make(good("a", [1.0] * 19)).of("a")
+    assert whole is not None
+    assert whole.foreground_ratio == (0.75, 1.0)
+
+
+def around(numbers: range) -> list[GoodFrame]:
+    """Views 15° apart; their scores go round, and grow with the foreground."""
+    frames = []
+    for number in numbers:
+        ratio = 0.4 + 0.1 * math.cos(math.radians(30 * number))
+        level = ratio * math.exp(0.2 * math.sin(math.radians(15 * number)))
+        for k in range(20):
+            raw = level * (1 + k / 100)
+            frames.append(GoodFrame(f"{15 * number:03d}", raw, 2 * raw, 0.5, 0.1, 48, 64, ratio))
+    return frames
+
+
+def test_a_view_never_seen_has_an_estimate_only_where_that_was_asked_for(tmp_path: Path) -> None:
+    known = [frame for frame in around(range(24)) if frame.view != "045"]
+    assert make(known).estimate("045", 0.4) is None
+    file = tmp_path / "c.json"
+    calibration = save_calibration(file, make(known, unseen_views="adaptive"))
+    assert load_calibration(file, "b" * 64) == calibration
+    truth = make(around(range(24))).of("045")
+    estimate = calibration.estimate("045", 0.4)
+    assert truth is not None
+    assert estimate is not None
+    assert calibration.of("045") is None
+    assert estimate.threshold / truth.threshold == pytest.approx(1.0, abs=0.05)
+    assert estimate.pixel_threshold == pytest.approx(2 * estimate.threshold)
+    assert (estimate.basis, estimate.false_reject_bound, estimate.scores) == ("adaptive", 1.0, ())
+    assert estimate.plane_mean == truth.plane_mean
+    assert calibration.estimate("045", 0.05) is None
+
+
+def test_too_few_views_to_estimate_others_from_are_refused() -> None:
+    with pytest.raises(DataError, match="there are 3"):
+        make(around(range(3)), unseen_views="adaptive")

@@ -1,13 +1,14 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from edge.judge.calibration import Calibration
-from edge.judge.judgement import MAX_DEFECTS, find_defects, judge
+from edge.judge.calibration import Calibration, GoodFrame, calibrate
+from edge.judge.judgement import find_defects, judge
 from edge.judge.statistics import summarise
 from edge.testing import fake_bundle, fake_calibration
-from edge.types import Score
+from edge.types import MAX_DEFECTS, Fragments, ObjectScore, Placement, Score
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def test_a_low_score_is_ok_and_a_high_one_is_not(calibration: Calibration) -> No
 
 
 def test_defects_come_back_in_frame_pixels(calibration: Calibration) -> None:
-    (defect,) = judge(score(0.4), None, calibration, scale=(2.0, 3.0)).defects
+    (defect,) = judge(score(0.4), None, calibration, Placement.scaled((48, 64), 128, 144)).defects
     assert defect.bbox == (20, 15, 8, 12)
     assert defect.area_px == 16 * 6
 
@@ -71,13 +72,76 @@ def test_a_broad_faint_defect_is_shown_where_it_rejected_the_frame() -> None:
     values = np.zeros((40, 60), np.float32)
     values[20:28, 30:38] = 0.5  # rejects by its mean …
     values[5, 5] = 0.9  # … and not the highest pixel, which is below the pixel threshold too
-    (defect,) = find_defects(summarise(values, values, "peak", 8), 1.0, (1.0, 1.0))
+    (defect,) = find_defects(
+        summarise(values, values, "peak", 8), 1.0, Placement.scaled(values.shape, *values.shape[::-1])
+    )
     assert defect.bbox == (30, 20, 8, 8)
 
 
 def test_the_defect_list_is_bounded_and_strongest_first() -> None:
     values = np.zeros((100, 100), np.float32)
     values[::5, ::5] = np.random.default_rng(0).uniform(1, 2, (20, 20))
-    defects = find_defects(summarise(values, values, "peak", 1), 0.5, (1.0, 1.0))
+    defects = find_defects(
+        summarise(values, values, "peak", 1), 0.5, Placement.scaled(values.shape, 100, 100)
+    )
     assert len(defects) == MAX_DEFECTS
     assert [d.score for d in defects] == sorted((d.score for d in defects), reverse=True)
+
+
+def test_a_view_never_calibrated_is_judged_by_estimate_only_where_that_was_asked_for(tmp_path: Path) -> None:
+    views = {f"{n:02d}": 1.0 + 0.05 * n for n in range(1, 9)}
+    good = [
+        GoodFrame(view, factor * raw, 0.2, 0.5, 0.01, 48, 64)
+        for view, factor in views.items()
+        for raw in np.linspace(0.1, 0.2, 20)
+    ]
+    how = {"recipe": "r", "bundle_sha256": "", "statistic": "peak", "false_reject": 0.05, "too_few": "refuse"}
+    refusing = calibrate(good, **how)  # type: ignore[arg-type]
+    adaptive = calibrate(good, unseen_views="adaptive", **how)  # type: ignore[arg-type]
+    assert judge(score(), "09", refusing).reasons == ("view_not_calibrated",)
+    low, high = judge(score(), "09", adaptive), judge(score(1.5), "09", adaptive)
+    assert (low.evaluation, low.reasons) == ("OK", ("threshold_estimated",))
+    assert (high.evaluation, high.reasons) == ("NotOK", ("score_above_threshold", "threshold_estimated"))
+
+
+def test_each_object_is_judged_and_the_frame_has_the_worst(calibration: Calibration) -> None:
+    objects = (ObjectScore((10, 5, 4, 4), 16, 0.4), ObjectScore((30, 20, 8, 6), 40, 0.1))
+    found = replace(score(0.4), objects=objects)
+    verdict = judge(found, None, calibration, Placement.scaled((48, 64), 128, 96))
+    assert verdict.evaluation == "NotOK"
+    assert [(o.evaluation, o.bbox, o.area_px) for o in verdict.objects] == [
+        ("NotOK", (20, 10, 8, 8), 64),
+        ("OK", (60, 40, 16, 12), 160),
+    ]
+
+
+def test_an_object_is_not_called_ok_on_a_frame_unlike_good_ones(calibration: Calibration) -> None:
+    found = replace(score(mean=0.02), objects=(ObjectScore((10, 5, 4, 4), 16, 0.1),))
+    verdict = judge(found, None, calibration)
+    assert (verdict.evaluation, verdict.objects[0].evaluation) == ("NotDecidable", "NotDecidable")
+
+
+def test_less_foreground_than_good_frames_have_is_not_called_ok(calibration: Calibration) -> None:
+    verdict = judge(replace(score(), foreground_px=300), None, calibration)
+    assert (verdict.evaluation, verdict.reasons) == ("NotDecidable", ("foreground_outside_calibration",))
+
+
+def test_fragments_above_the_threshold_are_one_defect_in_frame_pixels(calibration: Calibration) -> None:
+    limits = calibration.model_copy(update={"statistic": "std"})
+    boxes = np.array([[0, 0, 16, 16], [8, 0, 16, 16], [40, 24, 16, 16]], np.int32)
+    fragments = Fragments(boxes, {"std": np.array([0.3, 0.4, 0.05], np.float32)})
+    verdict = judge(
+        replace(score(), raw=0.4, fragments=fragments), None, limits, Placement.scaled((48, 64), 128, 96)
+    )
+    (defect,) = verdict.defects
+    assert defect.bbox == (0, 0, 48, 32)
+    assert defect.score == pytest.approx(2.0, abs=0.02)
+
+
+def test_classes_have_their_areas_whatever_the_verdict(calibration: Calibration) -> None:
+    layers = np.zeros((2, 48, 64), np.float32)
+    layers[1, 10:20, 30:40] = 0.9
+    ok = judge(replace(score(), layers=layers), None, calibration, classes=("crack", "pit"))
+    bad = judge(replace(score(0.4), layers=layers), None, calibration, classes=("crack", "pit"))
+    assert dict(ok.class_areas) == dict(bad.class_areas) == {"crack": 0, "pit": 100}
+    assert [(d.kind, d.area_px) for d in bad.defects] == [("pit", 100)]

@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from edge.judge.ranking import PixelCounts, curve, f_beta
+from edge.judge.bootstrap import auroc
+from edge.judge.ranking import COARSE_BINS, PixelCounts, coarse_counts, curve, f_beta
 
 rows = st.lists(st.tuples(st.integers(0, 8).map(float), st.booleans()), min_size=2, max_size=60).filter(
     lambda pairs: len({truth for _, truth in pairs}) == 2
@@ -44,3 +45,26 @@ def test_f_beta_weighs_recall() -> None:
     assert f_beta(8, 2, 8, 1) == pytest.approx(2 * 8 / (2 * 8 + 2 + 8))
     assert f_beta(8, 2, 8, 2) == pytest.approx(5 * 8 / (5 * 8 + 4 * 8 + 2))
     assert f_beta(0, 0, 0, 1) is None
+
+
+@given(rows, st.sampled_from([1, 2]))
+def test_f_beta_at_each_threshold_is_that_of_calling_what_is_at_or_above_it(
+    pairs: list[tuple[float, bool]], beta: int
+) -> None:
+    ours = curve([s for s, _ in pairs], [t for _, t in pairs])
+    for threshold, value in zip(ours.thresholds, ours.f_beta(beta), strict=True):
+        tp = sum(t for s, t in pairs if s >= threshold)
+        fp = sum(not t for s, t in pairs if s >= threshold)
+        assert value == pytest.approx(f_beta(tp, fp, sum(t for _, t in pairs) - tp, beta))
+
+
+def test_coarse_counts_keep_every_pixel_and_nearly_the_ranking() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.random((200, 300)) < 0.1
+    scores = (rng.lognormal(size=truth.shape) * np.where(truth, 2.0, 1.0)).astype(np.float32)
+    scores[0, :3] = 0.0, 1e-30, 1e30  # beyond both ends
+    counts = coarse_counts(scores, truth)
+    assert counts.shape == (2, COARSE_BINS)
+    assert counts.sum(axis=1).tolist() == [truth.sum(), (~truth).sum()]
+    coarse = auroc(*counts[:, None, ::-1].astype(float))[0]
+    assert coarse == pytest.approx(roc_auc_score(truth.ravel(), scores.ravel()), abs=2e-3)

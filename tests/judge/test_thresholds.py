@@ -1,0 +1,208 @@
+"""Threshold rules: what each promises, held against simulated good frames."""
+
+from __future__ import annotations
+
+import math
+from statistics import NormalDist
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge.judge.thresholds import (
+    ASSUMPTIONS,
+    METHODS,
+    ThresholdMethod,
+    ThresholdRule,
+    conformal_threshold,
+    frames_needed,
+    frames_needed_by,
+    gpd_fit,
+    group_size,
+    threshold,
+)
+
+SCORES = st.lists(st.floats(1e-6, 1e3), min_size=1, max_size=120)
+RATES = st.sampled_from([0.01, 0.02, 0.05, 0.1, 0.2, 0.4])
+
+
+@given(st.integers(1, 99).map(lambda percent: percent / 100))
+def test_frames_needed_is_the_smallest_number_that_gives_a_threshold(rate: float) -> None:
+    needed = frames_needed(rate)
+    assert conformal_threshold([1.0] * needed, rate) is not None
+    if needed > 1:
+        assert conformal_threshold([1.0] * (needed - 1), rate) is None
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("rate", [0.01, 0.05, 0.3])
+def test_every_rule_gives_a_threshold_from_as_many_frames_as_it_says(
+    method: ThresholdMethod, rate: float
+) -> None:
+    rule = ThresholdRule(method, rate)
+    scores = np.random.default_rng(1).lognormal(size=frames_needed_by(rule))
+    assert threshold(scores.tolist(), rule) is not None
+    if method != "max":  # it always has one, and says what it is worth
+        assert threshold(scores.tolist()[:-1], rule) is None
+
+
+@given(SCORES, RATES, st.sampled_from(METHODS))
+def test_the_bound_counts_scores_that_the_threshold_surely_covers(
+    scores: list[float], rate: float, method: ThresholdMethod
+) -> None:
+    found = threshold(scores, ThresholdRule(method, rate))
+    if found is None:
+        return
+    surely = round((1 - found.bound) * (len(scores) + 1))
+    assert sum(score <= found.value * (1 + 1e-12) for score in scores) >= surely
+    assert 0 < found.bound < 1
+    assert (found.estimate is None) == (ASSUMPTIONS[method] == "")
+
+
+@given(SCORES, st.sampled_from(METHODS), st.floats(0.5, 1e3))
+def test_thresholds_go_with_the_unit_of_the_scores(
+    scores: list[float], method: ThresholdMethod, unit: float
+) -> None:
+    rule = ThresholdRule(method, 0.05)
+    found, scaled = threshold(scores, rule), threshold([unit * score for score in scores], rule)
+    if found is not None and scaled is not None and method != "evt":  # whose fit is ill-conditioned on ties
+        assert scaled.value == pytest.approx(unit * found.value, rel=1e-9)
+        assert scaled.bound == found.bound
+
+
+@given(
+    st.lists(st.floats(0, 1), min_size=20, max_size=60),
+    st.sampled_from(("conformal", "max", "quantile", "mad")),
+)
+def test_fewer_false_rejects_never_need_a_lower_threshold(
+    scores: list[float], method: ThresholdMethod
+) -> None:
+    found = [threshold(scores, ThresholdRule(method, rate)) for rate in (0.4, 0.2, 0.1)]
+    values = [entry.value for entry in found if entry is not None]
+    assert values == sorted(values)
+
+
+@given(SCORES, st.sampled_from(METHODS), st.randoms())
+def test_the_order_of_frames_does_not_matter(scores: list[float], method: ThresholdMethod, random) -> None:  # type: ignore[no-untyped-def]
+    rule = ThresholdRule(method, 0.05)
+    shuffled = list(scores)
+    random.shuffle(shuffled)
+    found, again = threshold(scores, rule), threshold(shuffled, rule)
+    assert (found is None) == (again is None)
+    if found is not None and again is not None:
+        assert again.value == pytest.approx(found.value, rel=1e-12)
+
+
+def rejected(method: ThresholdMethod, n: int, rate: float, draw, repeats: int = 600) -> float:  # type: ignore[no-untyped-def]
+    """Mean share of new good frames above the threshold of n others, and of the bounds it promised."""
+    rng = np.random.default_rng(7)
+    shares, bounds = [], []
+    for _ in range(repeats):
+        found = threshold(draw(rng, n).tolist(), ThresholdRule(method, rate))
+        assert found is not None
+        shares.append((draw(rng, 200) > found.value).mean())
+        bounds.append(found.bound)
+    assert np.mean(shares) <= np.mean(bounds) + 0.006
+    return float(np.mean(shares))
+
+
+def lognormal(rng: np.random.Generator, n: int) -> np.ndarray:
+    return rng.lognormal(0.0, 0.6, n)
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.2])
+def test_the_conformal_promise_holds_on_new_frames(rate: float) -> None:
+    # exchangeable scores: at most the rate on average, and not much below it (1/(n+1))
+    assert rate - 1 / 40 - 0.01 < rejected("conformal", 39, rate, lognormal) < rate + 0.006
+
+
+def test_the_maximum_rejects_one_in_n_plus_1() -> None:
+    assert rejected("max", 39, 0.05, lognormal) == pytest.approx(1 / 40, abs=0.005)
+
+
+def test_the_median_of_maxima_rejects_about_what_it_estimates() -> None:
+    assert rejected("median-max", 140, 0.05, lognormal) == pytest.approx(0.05, abs=0.015)
+
+
+def test_the_quantile_rejects_a_little_more_than_its_level() -> None:
+    assert 0.05 < rejected("quantile", 60, 0.05, lognormal) < 0.05 + 1.5 / 60
+
+
+def test_mad_is_right_for_normal_scores_and_too_low_for_skewed_ones() -> None:
+    def normal(rng: np.random.Generator, n: int) -> np.ndarray:
+        return rng.normal(10, 1, n)
+
+    assert rejected("mad", 200, 0.02, normal) == pytest.approx(0.02, abs=0.006)
+    assert rejected("mad", 200, 0.02, lognormal) > 0.04  # why its bound, not its estimate, is the promise
+
+
+def test_an_extreme_value_tail_reaches_rates_that_no_order_statistic_can() -> None:
+    def exponential(rng: np.random.Generator, n: int) -> np.ndarray:
+        return rng.exponential(1.0, n)
+
+    assert (
+        threshold(exponential(np.random.default_rng(0), 200).tolist(), ThresholdRule("conformal", 0.001))
+        is None
+    )
+    values = [
+        threshold(exponential(np.random.default_rng(seed), 400).tolist(), ThresholdRule("evt", 0.001))
+        for seed in range(200)
+    ]
+    middle = float(np.median([entry.value for entry in values if entry is not None]))
+    assert middle == pytest.approx(-math.log(0.001), rel=0.1)
+
+
+@pytest.mark.parametrize("shape", [-0.4, -0.2, 0.0, 0.2, 0.4])
+def test_a_generalised_pareto_is_recovered_from_its_own_samples(shape: float) -> None:
+    at = np.random.default_rng(3).random(40_000)
+    excesses = 2.0 * (-np.log(at) if shape == 0 else np.expm1(-shape * np.log(at)) / shape)
+    fit = gpd_fit(excesses)
+    assert fit is not None
+    assert fit == (pytest.approx(shape, abs=0.03), pytest.approx(2.0, rel=0.04))
+
+
+@given(st.lists(st.floats(0, 100), min_size=2, max_size=40))
+def test_a_fitted_tail_never_ends_below_what_was_seen(values: list[float]) -> None:
+    fit = gpd_fit(np.asarray(values))
+    if fit is not None and fit[0] < 0:
+        assert -fit[1] / fit[0] >= max(values) * (1 - 1e-9)
+
+
+def test_equal_scores_have_no_spread_to_go_by() -> None:
+    for method in ("mad", "evt"):
+        assert threshold([1.0] * 200, ThresholdRule(method, 0.05)) is None  # type: ignore[arg-type]
+    for method in ("conformal", "max", "median-max", "quantile"):
+        found = threshold([1.0] * 200, ThresholdRule(method, 0.05))  # type: ignore[arg-type]
+        assert found is not None
+        assert found.value == 1.0
+
+
+def test_known_groups_are_kept_together_and_one_bad_batch_does_not_move_the_median_of_maxima() -> None:
+    scores = [1.0, 1.1, 1.2, 1.3, 1.0, 1.25, 9.0, 9.5]
+    groups = ["a", "a", "b", "b", "c", "c", "d", "d"]
+    found = threshold(scores, ThresholdRule("median-max", 0.3), groups)
+    assert found is not None
+    assert found.value == pytest.approx((1.25 + 1.3) / 2)
+    assert found.bound == pytest.approx(1 - 4 / 9)  # two of four groups lie below it altogether
+    assert found.estimate == pytest.approx(1 - 2 ** (-1 / 2))
+
+
+def test_parts_with_one_frame_a_view_are_no_groups() -> None:
+    scores = np.random.default_rng(0).random(60).tolist()
+    rule = ThresholdRule("median-max", 0.05)
+    single = [str(k) for k in range(60)]
+    assert threshold(scores, rule, single) == threshold(scores, rule, None)
+    assert group_size(0.05) == 14
+
+
+def test_k_and_the_level_can_be_given() -> None:
+    scores = np.random.default_rng(0).normal(10, 1, 500).tolist()
+    by_k = threshold(scores, ThresholdRule("mad", 0.05, k=3.0))
+    by_level = threshold(scores, ThresholdRule("quantile", 0.05, quantile=0.99))
+    assert by_k is not None
+    assert by_level is not None
+    assert by_k.value == pytest.approx(13, abs=0.3)
+    assert by_k.estimate == pytest.approx(1 - NormalDist().cdf(3))
+    assert by_level.value == pytest.approx(np.quantile(scores, 0.99))
+    assert by_level.estimate == pytest.approx(0.01)
