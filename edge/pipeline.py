@@ -7,30 +7,46 @@ the core. Neither knows about folders, databases or brokers.
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 
+import cv2
 import numpy as np
+from numpy.typing import NDArray
 
+from edge.artifacts import sha256_of
 from edge.decode import Limits, decode, read_stable
-from edge.infer.bundle import Bundle, ScoreSpec
+from edge.errors import DataError
+from edge.infer.bundle import MASK_MODEL, MEAN_MASKS, Bundle, ScoreSpec, read_mean_masks
+from edge.infer.compile import open_mask_network
 from edge.infer.runtime import Runtime
+from edge.intake.naming import Naming
 from edge.judge.calibration import Calibration, GoodFrame
+from edge.judge.classes import largest_level
+from edge.judge.fragments import as_scores, fragment_statistics
 from edge.judge.judgement import judge
 from edge.judge.statistics import score_map, summarise
-from edge.preprocess import PreprocessSpec, Tiling, to_plane
+from edge.preprocess import Aids, MaskSpec, PreprocessSpec, Tiling, prepare
+from edge.preprocess.foreground import to_square
+from edge.preprocess.objects import split_objects
 from edge.preprocess.tiles import Stitcher
 from edge.types import (
     DEFAULT_VIEW,
     FileStamp,
     FloatImage,
+    Fragments,
     Frame,
     ImageInfo,
     Judgement,
+    Mask,
     ModelInfo,
+    ObjectScore,
+    Picture,
     Score,
 )
 
@@ -45,6 +61,10 @@ class PrepareJob:
     spec: PreprocessSpec
     limits: Limits
     value_range: tuple[float, float] | None = None
+    assets: Path | None = None  # the bundle's folder, where masks need files of it
+    view: str | None = None  # as a manifest says; else by `naming`
+    naming: Naming | None = None
+    named: str = ""  # what the naming rule reads
 
 
 def prepare_file(job: PrepareJob) -> list[Frame]:
@@ -58,15 +78,74 @@ def prepare_file(job: PrepareJob) -> list[Frame]:
     digest = hashlib.sha256(data).hexdigest()
     pictures = decode(data, job.file.name, job.limits)
     decode_s = (time.monotonic() - started) / len(pictures)
-    frames = []
-    for picture in pictures:
-        began = time.monotonic()
-        plane = to_plane(picture, job.spec, job.value_range)
-        height, width = picture.pixels.shape[:2]
-        info = ImageInfo(job.path, digest, width, height, picture.bits, picture.page, picture.pages)
-        times = {"decode_s": decode_s, "preprocess_s": time.monotonic() - began}
-        frames.append(Frame(info, plane, tags=picture.tags, times_s=times))
-    return frames
+    return [prepare_picture(job, picture, digest, job.value_range, decode_s) for picture in pictures]
+
+
+def prepare_picture(
+    job: PrepareJob,
+    picture: Picture,
+    sha256: str,
+    value_range: tuple[float, float] | None,
+    decode_s: float = 0.0,
+) -> Frame:
+    """Preprocess a decoded page. `sha256` is that of the file it came from.
+
+    Raises:
+        DataError: why it gives no frame.
+    """
+    began = time.monotonic()
+    prepared = prepare(picture, job.spec, value_range, aids_for(job, picture))
+    height, width = picture.pixels.shape[:2]
+    return Frame(
+        ImageInfo(job.path, sha256, width, height, picture.bits, picture.page, picture.pages),
+        prepared.plane,
+        tags=picture.tags,
+        times_s={"decode_s": decode_s, "preprocess_s": time.monotonic() - began},
+        foreground=prepared.foreground,
+        to_frame=prepared.to_frame,
+    )
+
+
+def aids_for(job: PrepareJob, picture: Picture) -> Aids:
+    """What the job's preprocessing needs besides the picture.
+
+    Raises:
+        DataError: the view matters and the name does not say it.
+    """
+    spec, view = job.spec, job.view
+    if spec.needs_view and view is None and job.naming is not None:
+        view = job.naming(job.named or job.path, picture.tags, picture.page, picture.pages).view
+    if spec.mask is None or not spec.mask.needs_files:
+        return Aids(view)
+    assert job.assets is not None, "such recipes know their bundle's folder"
+    if spec.mask.method == "mean":
+        return Aids(view, mean_masks=_mean_masks(job.assets))
+    return Aids(view, segment=_segmenter(job.assets, spec.mask))
+
+
+@lru_cache(maxsize=4)
+def _mean_masks(folder: Path) -> Mapping[str, FloatImage]:
+    return read_mean_masks(folder / MEAN_MASKS)
+
+
+@lru_cache(maxsize=4)  # one for each recipe of a worker process
+def _segmenter(folder: Path, spec: MaskSpec) -> Callable[[FloatImage], FloatImage]:
+    """(h, w) plane → probability of foreground at the network's own size."""
+    if sha256_of(folder / MASK_MODEL) != spec.network_sha256:
+        raise DataError(  # a recipe that was just learned again: the daemon takes it over at its next reload
+            f"{folder / MASK_MODEL}: is not the network this recipe was loaded with",
+            hint="reload or restart the daemon",
+            reason="engine_replaced",
+        )
+    runtime = open_mask_network(folder, spec.network_px)
+
+    def segment(plane: FloatImage) -> FloatImage:
+        small = to_square(plane, spec.network_px)
+        (answer,) = runtime.infer([small[None, None]])
+        found: FloatImage = answer[0, 0]
+        return found
+
+    return segment
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,60 +163,109 @@ class Inspection:
 class _Pending:
     """A plane whose tiles are on their way through the engine."""
 
-    plane: FloatImage
+    planes: Planes
+    tiling: Tiling
     stitcher: Stitcher
     missing: int  # tiles without an answer so far
+    fragments: list[Mapping[str, NDArray[np.float32]]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Planes:
+    """What goes through the engine: a plane and its foreground."""
+
+    plane: FloatImage
+    foreground: Mask | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the engine said of a plane."""
+
+    planes: Planes
+    stitched: FloatImage  # (h, w), or (channels, h, w) where there are several
+    fragments: Fragments | None = None  # only where they were asked for
 
 
 def answers(
-    planes: Iterable[FloatImage],
+    planes: Iterable[Planes],
     preprocess: PreprocessSpec,
     runtime: Runtime,
     on_batch: Callable[[], None] = lambda: None,
-) -> Iterator[tuple[FloatImage, FloatImage]]:
+    *,
+    measure_fragments: bool = False,
+    fragment_smooth_px: float = 0.0,
+) -> Iterator[Answer]:
     """Each plane with the network's stitched answer, in order; a batch may hold tiles of several planes.
 
-    `on_batch` is called for every batch that comes back: a large frame takes many.
+    `on_batch` is called for every batch that comes back: a large frame takes many. With `measure_fragments`
+    the residual of every window against its own answer is measured, before windows are blended; a Gaussian
+    of `fragment_smooth_px` goes over it first.
     """
     pending: deque[_Pending] = deque()
-    layout: deque[list[tuple[_Pending, int, int]]] = (
-        deque()
-    )  # of each batch in flight: plane, first, last + 1
+    # of each batch in flight: its tiles, and which plane's windows they are (first, last + 1)
+    layout: deque[tuple[FloatImage, list[tuple[_Pending, int, int]]]] = deque()
 
     def batches() -> Iterator[FloatImage]:
         tiles: list[FloatImage] = []
         segments: list[tuple[_Pending, int, int]] = []
         room = runtime.batch
-        for plane in planes:
-            tiling = Tiling(plane.shape[0], plane.shape[1], preprocess.tiles)
-            padded = tiling.pad(plane)
-            entry = _Pending(plane, Stitcher(tiling), len(tiling))
-            pending.append(entry)
+        for entry in map(enter, planes):
+            padded = entry.tiling.pad(entry.planes.plane)
             start = 0
-            while start < len(tiling):
-                stop = min(len(tiling), start + room)
-                tiles.append(tiling.cut(padded, start, stop))
+            while start < len(entry.tiling):
+                stop = min(len(entry.tiling), start + room)
+                tiles.append(entry.tiling.cut(padded, start, stop))
                 segments.append((entry, start, stop))
                 room -= stop - start
                 start = stop
                 if room == 0:
-                    layout.append(segments)
-                    yield np.concatenate(tiles) if len(tiles) > 1 else tiles[0]
+                    yield packed(tiles, segments)
                     tiles, segments, room = [], [], runtime.batch
         if tiles:
-            layout.append(segments)
-            yield np.concatenate(tiles)
+            yield packed(tiles, segments)
+
+    def enter(one: Planes) -> _Pending:
+        tiling = Tiling(one.plane.shape[0], one.plane.shape[1], preprocess.tiles)
+        entry = _Pending(one, tiling, Stitcher(tiling), len(tiling))
+        pending.append(entry)
+        return entry
+
+    def packed(tiles: list[FloatImage], segments: list[tuple[_Pending, int, int]]) -> FloatImage:
+        batch = np.concatenate(tiles) if len(tiles) > 1 else tiles[0]
+        layout.append((batch, segments))
+        return batch
 
     for answer in runtime.infer(batches()):
         on_batch()
         taken = 0
-        for entry, start, stop in layout.popleft():
-            entry.stitcher.add(start, answer[taken : taken + stop - start])
+        batch, segments = layout.popleft()
+        for entry, start, stop in segments:
+            one = slice(taken, taken + stop - start)
+            entry.stitcher.add(start, answer[one])
+            if measure_fragments:
+                residual = batch[one, 0] - answer[one, 0]
+                entry.fragments.append(
+                    fragment_statistics(residual, fragment_smooth_px, preprocess.tiles.keep_px)
+                )
             taken += stop - start
             entry.missing -= stop - start
         while pending and pending[0].missing == 0:
             done = pending.popleft()
-            yield done.plane, done.stitcher.result()
+            found = _fragments(done) if measure_fragments else None
+            yield Answer(done.planes, done.stitcher.result(), found)
+
+
+def _fragments(done: _Pending) -> Fragments:
+    """All windows of a plane; where there is a foreground, those that have some of it."""
+    boxes = np.array([done.tiling.box(i) for i in range(len(done.tiling))], np.int32)
+    statistics = {name: np.concatenate([part[name] for part in done.fragments]) for name in done.fragments[0]}
+    if done.planes.foreground is not None:
+        covered = cv2.integral(done.planes.foreground.astype(np.uint8))
+        x, y, w, h = boxes.T
+        inside = covered[y + h, x + w] - covered[y, x + w] - covered[y + h, x] + covered[y, x] > 0
+        boxes, statistics = boxes[inside], {name: values[inside] for name, values in statistics.items()}
+    return Fragments(boxes, statistics)
 
 
 class Inspector:
@@ -158,37 +286,106 @@ class Inspector:
         )
 
     def score(
-        self, planes: Iterable[FloatImage], on_batch: Callable[[], None] = lambda: None
+        self, planes: Iterable[Planes | FloatImage], on_batch: Callable[[], None] = lambda: None
     ) -> Iterator[Score]:
         """Scores of preprocessed planes, in order."""
-        spec: ScoreSpec = self.bundle.manifest.score
-        for plane, answer in answers(planes, self.bundle.manifest.preprocess, self.runtime, on_batch):
-            values = score_map(plane, answer, spec.map, spec.smooth_px)
-            yield summarise(plane, values, spec.statistic, spec.peak_px)
+        manifest = self.bundle.manifest
+        found = answers(
+            (one if isinstance(one, Planes) else Planes(one) for one in planes),
+            manifest.preprocess, self.runtime, on_batch, measure_fragments=manifest.score.of == "fragment",
+            fragment_smooth_px=manifest.score.fragment_smooth_px,
+        )  # fmt: skip
+        for answer in found:
+            yield score_of(answer, manifest.score, manifest.preprocess.mask)
 
     def inspect(
         self, frames: Sequence[Frame], on_batch: Callable[[], None] = lambda: None
     ) -> Iterator[Inspection]:
         """Judge frames, in order. Inference time is shared out by the wait for each frame's answer."""
         assert self.calibration is not None, "inspect needs a calibration; score does not"
-        scores = self.score((frame.plane for frame in frames), on_batch)
+        manifest = self.bundle.manifest
+        scores = self.score((planes_of(frame) for frame in frames), on_batch)
         for frame in frames:
             started = time.monotonic()
             score = next(scores)
             inferred = time.monotonic()
-            judgement = judge(score, frame.identity.view, self.calibration, frame.scale)
+            judgement = judge(
+                score, frame.identity.view, self.calibration, frame.placement, manifest.classes,
+                manifest.score.min_area_px,
+            )  # fmt: skip
             yield Inspection(frame, score, judgement, inferred - started, time.monotonic() - inferred)
 
     def good_frames(self, frames: Iterable[Frame]) -> Iterator[GoodFrame]:
         """What calibration keeps of frames that are known to be good; one frame in memory at a time."""
         for frame in frames:
-            (score,) = self.score([frame.plane])
-            yield GoodFrame(
-                view=frame.identity.view or DEFAULT_VIEW,
-                raw=score.raw,
-                map_max=score.statistics["max"],
-                plane_mean=score.plane_mean,
-                plane_std=score.plane_std,
-                height_px=frame.plane.shape[0],
-                width_px=frame.plane.shape[1],
-            )
+            (score,) = self.score([planes_of(frame)])
+            yield good_frame_of(frame, score)
+
+
+def good_frame_of(frame: Frame, score: Score) -> GoodFrame:
+    """What calibration keeps of a frame and its score."""
+    return GoodFrame(
+        view=frame.identity.view or DEFAULT_VIEW,
+        raw=score.raw,
+        map_max=score.statistics["max"],
+        plane_mean=score.plane_mean,
+        plane_std=score.plane_std,
+        height_px=frame.plane.shape[0],
+        width_px=frame.plane.shape[1],
+        foreground_ratio=score.foreground_ratio,
+        group=frame.identity.batch or frame.identity.part,
+    )
+
+
+def planes_of(frame: Frame) -> Planes:
+    """What of a frame goes through the engine."""
+    return Planes(frame.plane, frame.foreground)
+
+
+def score_of(answer: Answer, spec: ScoreSpec, mask: MaskSpec | None = None) -> Score:
+    """The score of a plane: of all of it, the worst of its objects, or the worst of its fragments."""
+    plane, foreground = answer.planes.plane, answer.planes.foreground
+    layers = answer.stitched if answer.stitched.ndim == 3 else None
+    strongest = answer.stitched if layers is None else layers.max(axis=0)
+    values = score_map(plane, strongest, spec.map, spec.smooth_px, foreground)
+    if spec.of == "fragment":
+        assert answer.fragments is not None, "fragments were measured"
+        whole = summarise(plane, values, "peak", spec.peak_px, foreground)
+        return of_fragments(whole, answer.fragments, spec.statistic)
+    score = summarise(
+        plane, values, "peak" if spec.statistic == "level" else spec.statistic, spec.peak_px, foreground
+    )
+    if spec.statistic == "level":
+        raw = max(
+            largest_level(layer, spec.min_area_px) for layer in (values[None] if layers is None else layers)
+        )
+        score = replace(score, raw=raw, statistics={**score.statistics, "level": raw})
+    if spec.of == "object" and foreground is not None:
+        assert mask is not None, "objects are pieces of a foreground"
+        score = of_objects(score, plane, foreground, spec, mask)
+    return score if layers is None else replace(score, layers=layers)
+
+
+def of_fragments(score: Score, fragments: Fragments, statistic: str) -> Score:
+    """The score of the worst fragment; the extremes of every statistic go on record."""
+    worst = {
+        name: float(as_scores(name, values).max()) if values.size else math.nan
+        for name, values in fragments.statistics.items()
+    }
+    statistics = {**score.statistics, **{f"fragment_{name}": value for name, value in worst.items()}}
+    return replace(score, raw=worst[statistic], statistics=statistics, fragments=fragments)
+
+
+def of_objects(score: Score, plane: FloatImage, foreground: Mask, spec: ScoreSpec, mask: MaskSpec) -> Score:
+    """Each object's own score; the frame has the worst. Without any object the frame cannot be decided."""
+    found, labels = split_objects(foreground, mask.min_area_ratio, mask.separate_touching)
+    objects = []
+    for one in found:
+        x, y, w, h = one.bbox
+        inside = np.s_[y : y + h, x : x + w]
+        its = summarise(
+            plane[inside], score.map[inside], spec.statistic, spec.peak_px, labels[inside] == one.label
+        )
+        objects.append(ObjectScore(one.bbox, one.area_px, its.raw))
+    raw = max((o.raw for o in objects), default=math.nan)
+    return replace(score, raw=raw, objects=tuple(objects))

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 from edge.buffer import Buffer
@@ -185,6 +185,9 @@ class DecodeStage:
             spec=route.inspector.bundle.manifest.preprocess,
             limits=route.limits,
             value_range=route.value_range,
+            assets=route.inspector.bundle.folder,
+            naming=route.naming,
+            named=candidate.path,
         )
         self.in_flight += 1
         self._tries[candidate.source, candidate.path] += 1
@@ -288,7 +291,7 @@ class InspectStage:
             except DataError as error:
                 failures.append(_failed(frame.image, Identity(), file, error, frame))
             else:
-                kept.append(Frame(frame.image, frame.plane, identity, frame.tags, frame.times_s))
+                kept.append(replace(frame, identity=identity))
         return file, kept, failures
 
     def _judge(

@@ -1,16 +1,24 @@
+"""From a file to a score: masks, objects, fragments, rectification; tiles that find their places again."""
+
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.decode import Limits
-from edge.errors import IncompleteError
-from edge.pipeline import Inspector, PrepareJob, answers, prepare_file
-from edge.preprocess import PreprocessSpec, TileSpec
+from edge.errors import DataError, IncompleteError
+from edge.infer.bundle import FRAGMENT_STATISTICS, ScoreSpec, pack_mean_masks
+from edge.intake.naming import compile_naming
+from edge.pipeline import Inspector, Planes, PrepareJob, answers, planes_of, prepare_file
+from edge.preprocess import MaskSpec, PreprocessSpec, Rectify, TileSpec
 from edge.testing import FakeRuntime, fake_bundle, fake_calibration, write_frame
+from edge.types import FloatImage
 
+Answer = Callable[[FloatImage], FloatImage]
 LIMITS = Limits(max_pixels=10**6, max_pages=4)
 
 
@@ -26,11 +34,11 @@ def test_answers_come_back_in_order_whatever_the_batches(
     planes = [rng.random(shape, np.float32) for shape in shapes]
     spec = PreprocessSpec(tiles=TileSpec(size_px=36, keep_px=32, step_px=step))
     runtime = FakeRuntime(lambda tiles: 1 - tiles, batch)
-    out = list(answers(planes, spec, runtime))
+    out = list(answers(map(Planes, planes), spec, runtime))
     assert len(out) == len(planes)
-    for plane, (same, answer) in zip(planes, out, strict=True):
-        assert same is plane
-        np.testing.assert_allclose(answer, 1 - plane, atol=1e-4)
+    for plane, answer in zip(planes, out, strict=True):
+        assert answer.planes.plane is plane
+        np.testing.assert_allclose(answer.stitched, 1 - plane, atol=1e-4)
     assert all(calls == batch for calls in runtime.calls[:-1])  # batches are filled across frames
 
 
@@ -60,3 +68,160 @@ def test_a_truncated_file_says_so(tmp_path: Path) -> None:
     with pytest.raises(IncompleteError) as caught:
         prepare_file(PrepareJob(file, "a.png", None, PreprocessSpec(), LIMITS))
     assert caught.value.reason == "truncated"
+
+
+TILES = TileSpec(size_px=32, keep_px=32, step_px=16)
+
+
+def judged(folder: Path, spec: PreprocessSpec, score: ScoreSpec, answer: Answer | None = None) -> Inspector:
+    """A recipe whose engine draws a flat grey 0.5 (or as `answer` says)."""
+    bundle = fake_bundle(folder / "bundle", spec)
+    manifest = bundle.manifest.model_copy(update={"score": score})
+    bundle = bundle.model_copy(update={"manifest": manifest})
+    return Inspector(bundle, FakeRuntime(answer), fake_calibration(bundle))
+
+
+def test_answers_of_the_kept_centre_and_of_several_channels_are_stitched() -> None:
+    spec = PreprocessSpec(tiles=TileSpec(size_px=40, keep_px=32, step_px=24))
+    plane = np.random.default_rng(0).random((50, 70), np.float32)
+
+    def centres(tiles: FloatImage) -> FloatImage:
+        inner = tiles[:, :, 4:-4, 4:-4]
+        return np.concatenate([inner, 1 - inner], axis=1)
+
+    (answer,) = answers([Planes(plane)], spec, FakeRuntime(centres))
+    np.testing.assert_allclose(answer.stitched, np.stack([plane, 1 - plane]), atol=1e-5)
+
+
+def test_fragments_are_measured_against_their_own_answers_before_they_are_blended() -> None:
+    plane = np.full((32, 48), 0.5, np.float32)
+    plane[4:12, 36:44] = 0.9  # in the second window only
+    spec = PreprocessSpec(tiles=TILES)
+    (answer,) = answers([Planes(plane)], spec, FakeRuntime(), measure_fragments=True)
+    assert answer.fragments is not None
+    np.testing.assert_array_equal(answer.fragments.boxes, [[0, 0, 32, 32], [16, 0, 32, 32]])
+    np.testing.assert_allclose(answer.fragments.statistics["max"], [0.0, 0.4], atol=1e-6)
+    np.testing.assert_allclose(answer.fragments.statistics["sum"], [0.0, 0.4 * 64], rtol=1e-5)
+
+
+def test_the_worst_fragment_is_the_frames_score_and_every_statistic_is_recorded(tmp_path: Path) -> None:
+    ready = judged(tmp_path, PreprocessSpec(tiles=TILES), ScoreSpec(map="l2", statistic="min", of="fragment"))
+    plane = np.full((48, 64), 0.5, np.float32)
+    plane[20:24, 30:34] = 0.2
+    (score,) = ready.score([plane])
+    assert score.raw == pytest.approx(0.3, abs=1e-6)
+    assert {f"fragment_{name}" for name in FRAGMENT_STATISTICS} <= set(score.statistics)
+
+
+def test_fragments_without_foreground_have_no_score() -> None:
+    plane = np.zeros((32, 80), np.float32)
+    foreground = np.zeros((32, 80), bool)
+    foreground[:, :30] = True
+    (answer,) = answers(
+        [Planes(plane, foreground)], PreprocessSpec(tiles=TILES), FakeRuntime(), measure_fragments=True
+    )
+    assert answer.fragments is not None
+    assert [box[0] for box in answer.fragments.boxes.tolist()] == [0, 16]
+
+
+def masked_frame(folder: Path, boxes: Sequence[tuple[int, int]], defect: bool = False) -> Path:
+    """Bright squares on black, 160×64; the defect is a dark spot in the last one."""
+    pixels = np.zeros((64, 160), np.uint8)
+    for x, y in boxes:
+        pixels[y : y + 24, x : x + 24] = 128
+    if defect:
+        x, y = boxes[-1]
+        pixels[y + 8 : y + 14, x + 8 : x + 14] = 250
+    file = folder / f"{len(boxes)}{defect}.png"
+    cv2.imwrite(str(file), pixels)
+    return file
+
+
+MASKED = PreprocessSpec(tiles=TILES, mask=MaskSpec(method="otsu", polarity="bright", close_times=1))
+
+
+def test_what_is_not_the_part_has_no_score_and_objects_are_judged_one_by_one(tmp_path: Path) -> None:
+    ready = judged(tmp_path, MASKED, ScoreSpec(map="l1", statistic="peak", peak_px=4, of="object"))
+    file = masked_frame(tmp_path, [(10, 20), (60, 10), (120, 30)], defect=True)
+    (frame,) = prepare_file(PrepareJob(file, "a.png", None, MASKED, LIMITS))
+    assert frame.foreground is not None
+    assert frame.foreground.sum() == pytest.approx(3 * 24 * 24, rel=0.02)
+    (score,) = ready.score([planes_of(frame)])
+    assert score.map[~frame.foreground].max() == 0
+    assert [o.box[0] for o in sorted(score.objects, key=lambda o: o.box)] == [10, 60, 120]
+    by_place = {o.box[0]: o.raw for o in score.objects}
+    assert by_place[120] == score.raw > 0.3 > max(by_place[10], by_place[60])
+
+
+def test_six_parts_in_sight_score_as_four_do(tmp_path: Path) -> None:
+    ready = judged(tmp_path, MASKED, ScoreSpec(map="l1", statistic="mean"), lambda tiles: tiles * 0.8)
+    places = [(x, y) for x in (5, 60, 115) for y in (4, 36)]
+    raws = []
+    for count in (4, 6):
+        (frame,) = prepare_file(
+            PrepareJob(masked_frame(tmp_path, places[:count]), "a.png", None, MASKED, LIMITS)
+        )
+        (score,) = ready.score([planes_of(frame)])
+        raws.append(score.raw)
+    assert raws[0] == pytest.approx(raws[1], rel=0.01)
+
+
+def test_a_frame_in_which_nothing_is_found_is_not_decidable(tmp_path: Path) -> None:
+    ready = judged(tmp_path, MASKED, ScoreSpec(map="l1", statistic="peak", peak_px=4))
+    file = tmp_path / "black.png"
+    cv2.imwrite(str(file), np.zeros((64, 160), np.uint8))
+    (frame,) = prepare_file(PrepareJob(file, "a.png", None, MASKED, LIMITS))
+    (inspection,) = ready.inspect([frame])
+    assert inspection.judgement.evaluation == "NotDecidable"
+    assert "score_not_finite" in inspection.judgement.reasons
+
+
+def test_a_rectified_defect_is_reported_where_it_is_in_the_frame(tmp_path: Path) -> None:
+    corners = ((20.0, 10.0), (120.0, 10.0), (120.0, 60.0), (20.0, 60.0))
+    spec = PreprocessSpec(tiles=TILES, rectify=Rectify(size_px=(200, 100), points={"*": corners}))
+    ready = judged(tmp_path, spec, ScoreSpec(map="l1", statistic="peak", peak_px=4))
+    pixels = np.full((80, 160), 128, np.uint8)
+    pixels[30:38, 70:80] = 250
+    cv2.imwrite(str(tmp_path / "a.png"), pixels)
+    (frame,) = prepare_file(PrepareJob(tmp_path / "a.png", "a.png", None, spec, LIMITS))
+    assert frame.plane.shape == (100, 200)
+    (inspection,) = ready.inspect([frame])
+    (defect,) = inspection.judgement.defects
+    assert defect.bbox == pytest.approx((70, 30, 10, 8), abs=2)
+    assert defect.area_px == pytest.approx(80, rel=0.3)
+
+
+def test_a_view_without_rectification_says_so(tmp_path: Path) -> None:
+    corners = ((20.0, 10.0), (120.0, 10.0), (120.0, 60.0), (20.0, 60.0))
+    spec = PreprocessSpec(tiles=TILES, rectify=Rectify(size_px=(200, 100), points={"01": corners}))
+    file = write_frame(tmp_path / "P1_02.png")
+    job = PrepareJob(file, file.name, None, spec, LIMITS, naming=compile_naming("{part}_{view}"))
+    with pytest.raises(DataError, match="view 02 has no rectification") as caught:
+        prepare_file(job)
+    assert caught.value.reason == "view_not_rectified"
+
+
+def test_mean_masks_are_those_of_the_frames_view(tmp_path: Path) -> None:
+    spec = PreprocessSpec(tiles=TILES, mask=MaskSpec(method="mean", close_px=0, min_area_ratio=0))
+    means = {view: np.zeros((48, 64), np.float32) for view in ("01", "02")}
+    means["01"][:, :20] = 1.0
+    means["02"][:, 40:] = 0.8
+    (tmp_path / "mean_masks.npz").write_bytes(pack_mean_masks(means))
+    for view, area in (("01", 20 * 48), ("02", 24 * 48)):
+        file = write_frame(tmp_path / f"P1_{view}.png")
+        job = PrepareJob(
+            file, file.name, None, spec, LIMITS, assets=tmp_path, naming=compile_naming("{part}_{view}")
+        )
+        (frame,) = prepare_file(job)
+        assert frame.foreground is not None
+        assert frame.foreground.sum() == area
+
+
+def test_level_is_the_frames_score_only_where_a_region_is_large_enough(tmp_path: Path) -> None:
+    score = ScoreSpec(map="probability", statistic="level", min_area_px=16)
+    ready = judged(tmp_path, PreprocessSpec(tiles=TILES), score, lambda tiles: tiles)
+    plane = np.full((40, 40), 0.1, np.float32)
+    plane[3:5, 3:5] = 0.9  # a speck
+    plane[20:26, 20:26] = 0.6
+    (found,) = ready.score([plane])
+    assert found.raw == pytest.approx(0.6)

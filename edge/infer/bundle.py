@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from edge import __version__
 from edge.artifacts import read_signed_json, sha256_of, write_atomic, write_signed_json
@@ -22,9 +22,17 @@ from edge.types import FloatImage
 MANIFEST = "bundle.json"
 MODEL = "model.onnx"
 GOLDEN = "golden.npz"
+MASK_MODEL = "mask.onnx"  # finds the foreground, before the network that judges
+MASK_GOLDEN = "mask_golden.npz"
+MEAN_MASKS = "mean_masks.npz"
+EXPLAIN_MODEL = "explain.onnx"  # activations and gradients of a classifier, for class activation maps
 
 # Largest difference to the golden answer (grey levels in 0..1) a runtime may show, by precision
 GOLDEN_TOLERANCE = {"fp32": 1e-3, "bf16": 0.1, "fp16": 0.03, "int8": 0.2}
+
+
+FRAME_STATISTICS = ("peak", "mean", "max", "std", "rmse", "area", "level")
+FRAGMENT_STATISTICS = ("sum", "mse", "std", "min", "max", "absmax", "mean")
 
 
 class ScoreSpec(BaseModel):
@@ -32,10 +40,23 @@ class ScoreSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    map: Literal["l2", "l1", "ssim", "probability"] = "ssim"
+    map: Literal["l2", "l1", "ssim", "msgms", "probability"] = "ssim"
     smooth_px: float = Field(0.0, ge=0)  # standard deviation of a Gaussian over the map
-    statistic: Literal["peak", "mean", "max", "std", "rmse"] = "peak"
+    statistic: Literal[
+        "peak", "mean", "max", "std", "rmse", "area", "level", "sum", "min", "mse", "absmax"
+    ] = "peak"
     peak_px: int = Field(16, ge=1)  # peak: the largest mean over a window of this side
+    min_area_px: int = Field(0, ge=0)  # of the plane: level: the highest that a region so large reaches
+    # what has a score: the frame, each object of its foreground (the frame has the worst), or each fragment
+    of: Literal["frame", "object", "fragment"] = "frame"
+    fragment_smooth_px: float = Field(0.0, ge=0)  # fragment: of a Gaussian over the signed residual
+
+    @model_validator(mode="after")
+    def _can_be_had(self) -> Self:
+        known = FRAGMENT_STATISTICS if self.of == "fragment" else FRAME_STATISTICS
+        if self.statistic not in known:
+            raise ValueError(f"statistic {self.statistic} of a {self.of}: there are {', '.join(known)}")
+        return self
 
 
 class BundleManifest(BaseModel):
@@ -51,6 +72,7 @@ class BundleManifest(BaseModel):
     preprocess: PreprocessSpec
     preprocess_digest: str
     output: Literal["reconstruction", "probability"] = "reconstruction"
+    classes: tuple[str, ...] = ()  # of the answer's channels; empty: one, of any anomaly
     score: ScoreSpec
     files: dict[str, str]  # name → sha256
     golden_tolerance: dict[str, float] = GOLDEN_TOLERANCE
@@ -75,9 +97,38 @@ class Bundle(BaseModel):
         return self.folder / MODEL
 
     def golden(self) -> tuple[FloatImage, FloatImage]:
-        """(tiles, answers), each (n, 1, size, size) float32."""
-        with np.load(self.folder / GOLDEN, allow_pickle=False) as pair:
-            return pair["tiles"].astype(np.float32), pair["answers"].astype(np.float32)
+        """(tiles, answers): (n, 1, size, size) and (n, channels, s, s) float32."""
+        return read_pair(self.folder / GOLDEN)
+
+    def has(self, name: str) -> bool:
+        """Whether the bundle has that file."""
+        return name in self.manifest.files
+
+
+def read_pair(file: Path) -> tuple[FloatImage, FloatImage]:
+    """The tiles and answers of a golden pair."""
+    with np.load(file, allow_pickle=False) as pair:
+        return pair["tiles"].astype(np.float32), pair["answers"].astype(np.float32)
+
+
+def read_mean_masks(file: Path) -> dict[str, FloatImage]:
+    """View → the share of good frames whose mask covers each pixel, (h, w) float32 in 0..1."""
+    with np.load(file, allow_pickle=False) as views:
+        return {view: views[view].astype(np.float32) / 255 for view in views.files}
+
+
+def pack_mean_masks(means: Mapping[str, FloatImage]) -> bytes:
+    """Mean masks as the bytes of an .npz, a byte a pixel."""
+    file = io.BytesIO()
+    np.savez_compressed(file, **{view: np.round(mean * 255).astype(np.uint8) for view, mean in means.items()})  # type: ignore[arg-type]  # numpy's stub has an option among the names
+    return file.getvalue()
+
+
+def pack_pair(golden: tuple[FloatImage, FloatImage]) -> bytes:
+    """A golden pair as the bytes of an .npz."""
+    pair = io.BytesIO()
+    np.savez_compressed(pair, tiles=golden[0], answers=golden[1])
+    return pair.getvalue()
 
 
 def load_bundle(folder: Path) -> Bundle:
@@ -101,7 +152,22 @@ def load_bundle(folder: Path) -> Bundle:
             raise BundleError(f"{file}: missing from the bundle", hint="copy the whole folder again")
         if sha256_of(file) != expected:
             raise BundleError(f"{file}: damaged, its sha256 is not the bundle's", hint="copy it again")
+    _check_mask_files(folder, manifest)
     return Bundle(folder=folder, manifest=manifest)
+
+
+def _check_mask_files(folder: Path, manifest: BundleManifest) -> None:
+    """The preprocessing says which network or masks it needs; they must be those."""
+    mask = manifest.preprocess.mask
+    if mask is None or not mask.needs_files:
+        return
+    needed = MASK_MODEL if mask.method == "unet" else MEAN_MASKS
+    if needed not in manifest.files or (
+        mask.method == "unet" and manifest.files[needed] != mask.network_sha256
+    ):
+        raise BundleError(
+            f"{folder / MANIFEST}: its masks need a {needed} that it does not have", hint="learn it again"
+        )
 
 
 def write_bundle(
@@ -115,6 +181,8 @@ def write_bundle(
     onnx: bytes,
     golden: tuple[FloatImage, FloatImage],
     training: Mapping[str, Any],
+    classes: Sequence[str] = (),
+    extra: Mapping[str, bytes] | None = None,
     now: datetime | None = None,
 ) -> Bundle:
     """Write a bundle, its manifest last: half-written, it is refused.
@@ -123,9 +191,7 @@ def write_bundle(
     `edge learn` writes into a fresh folder and swaps it in whole (`edge.renewal`).
     """
     folder.mkdir(parents=True, exist_ok=True)
-    pair = io.BytesIO()
-    np.savez_compressed(pair, tiles=golden[0], answers=golden[1])
-    contents = {MODEL: onnx, GOLDEN: pair.getvalue()}
+    contents = {MODEL: onnx, GOLDEN: pack_pair(golden), **(extra or {})}
     for file, data in contents.items():
         write_atomic(folder / file, data)
     manifest = BundleManifest(
@@ -136,6 +202,7 @@ def write_bundle(
         preprocess=preprocess,
         preprocess_digest=preprocess.digest,
         output=output,
+        classes=tuple(classes),
         score=score,
         files={file: hashlib.sha256(data).hexdigest() for file, data in contents.items()},
         training=dict(training),

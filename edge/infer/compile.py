@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from edge.errors import BundleError, UnavailableError
-from edge.infer.bundle import Bundle
+from edge.infer.bundle import GOLDEN, MASK_GOLDEN, MASK_MODEL, Bundle, read_pair
 from edge.infer.runtime import Runtime
 
 
@@ -42,7 +42,18 @@ def open_runtime(
         cache=cache and cache / bundle.digest[:16],
     )
     prove(bundle, runtime)
+    if bundle.has(MASK_MODEL):
+        mask = bundle.manifest.preprocess.mask
+        assert mask is not None, "load_bundle checked it"
+        prove_pair(bundle, open_mask_network(bundle.folder, mask.network_px), bundle.folder / MASK_GOLDEN)
     return runtime
+
+
+def open_mask_network(folder: Path, side_px: int) -> Runtime:
+    """The network of a bundle that finds the foreground, on one thread: each decode worker has one."""
+    from edge.infer.openvino import OpenVinoRuntime
+
+    return OpenVinoRuntime(folder / MASK_MODEL, tile_px=side_px, threads=1)
 
 
 def prove(bundle: Bundle, runtime: Runtime) -> float:
@@ -51,7 +62,12 @@ def prove(bundle: Bundle, runtime: Runtime) -> float:
     Raises:
         BundleError: it is above the bundle's tolerance for the runtime's precision.
     """
-    tiles, expected = bundle.golden()
+    return prove_pair(bundle, runtime, bundle.folder / GOLDEN)
+
+
+def prove_pair(bundle: Bundle, runtime: Runtime, pair: Path) -> float:
+    """As `prove`, for any golden pair of the bundle."""
+    tiles, expected = read_pair(pair)
     batches = (tiles[i : i + runtime.batch] for i in range(0, len(tiles), runtime.batch))
     answers = np.concatenate(list(runtime.infer(batches)))
     difference = float(np.abs(answers - expected).max()) if answers.shape == expected.shape else np.inf

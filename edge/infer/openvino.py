@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +96,32 @@ class OpenVinoRuntime:
         answers: FloatImage = np.array(request.get_output_tensor(0).data, np.float32)
         free.append(slot)
         return answers
+
+
+def open_explainer(model_file: Path, tile_px: int) -> Callable[[FloatImage], tuple[FloatImage, FloatImage]]:
+    """A bundle's explain.onnx, ready: tiles (n, 1, size, size) → activations and gradients, (n, k, h, w).
+
+    Raises:
+        BundleError: it cannot be compiled, or has not those two outputs.
+    """
+    core = ov.Core()
+    try:
+        model = core.read_model(model_file)
+        model.reshape([-1, 1, tile_px, tile_px])
+        compiled = core.compile_model(model, "CPU", {hint.inference_precision(): ov.Type.f32})
+        outputs = compiled.output("activations"), compiled.output("gradients")
+    except RuntimeError as error:
+        raise BundleError(
+            f"{model_file}: OpenVINO cannot compile it: {str(error).splitlines()[-1]}",
+            hint="learn the recipe again, or update openvino",
+        ) from None
+
+    def explain(tiles: FloatImage) -> tuple[FloatImage, FloatImage]:
+        found = compiled([np.ascontiguousarray(tiles, np.float32)])
+        first, second = (np.array(found[output], np.float32) for output in outputs)
+        return first, second
+
+    return explain
 
 
 def has_fast_bf16() -> bool:

@@ -73,6 +73,7 @@ def frame_payload(
         "thresholdRaw": _number(judgement.threshold_raw),
         "statistics": {} if score is None else _numbers(score.statistics),
         "defects": [_defect(defect) for defect in judgement.defects],
+        **_more(judgement),
         "image": _image(image),
         "model": None if model is None else _model(model),
         "processingTimes": _numbers(times_s or {}),
@@ -159,6 +160,24 @@ def _defect(defect: Defect) -> Payload:
         "bbox": [int(edge_px) for edge_px in defect.bbox],
         "score": _number(defect.score),
     }
+
+
+def _more(judgement: Judgement) -> Payload:
+    """What only some recipes have: areas of classes, and objects with an evaluation each."""
+    more: Payload = {}
+    if judgement.class_areas:
+        more["classAreas"] = {name: int(area_px) for name, area_px in judgement.class_areas.items()}
+    if judgement.objects:
+        more["objects"] = [
+            {
+                "bbox": [int(edge_px) for edge_px in one.bbox],
+                "area_px": int(one.area_px),
+                "score": _number(one.score),
+                "resultEvaluation": one.evaluation,
+            }
+            for one in judgement.objects
+        ]
+    return more
 
 
 def _image(image: ImageInfo) -> Payload:
