@@ -15,10 +15,12 @@ from ulid import ULID
 
 from edge.buffer import Buffer
 from edge.errors import CannotWriteError
+from edge.judge import spc
 from edge.judge.calibration import drift_ratio
 from edge.judge.parts import ViewResult, is_complete, judge_part, starts_new_round, worse
 from edge.publish.payload import encode, frame_payload, part_payload
 from edge.record import evidence
+from edge.record.batches import ChartRow
 from edge.record.store import PartKey, PartRow, Store
 from edge.stages import Beat, FrameResult, Judged, no_beat
 from edge.types import Candidate, Identity, Verdict
@@ -92,6 +94,7 @@ class RecordStage:
         self._held: list[Draft] = []  # made, but not yet written: the disk refused
         self._expire_at_s = float("-inf")
         self._recent: dict[tuple[str, str], deque[float]] = {}  # last scores by recipe and view
+        self._charts: dict[tuple[str, str, str], ChartRow | None] = {}  # by recipe, view and calibration
 
     def step(self, wait_s: float = 0.2, beat: Beat = no_beat) -> bool:
         """Write what was judged, and close parts that have waited long enough; says whether it wrote.
@@ -148,8 +151,9 @@ class RecordStage:
                 if known:
                     continue
                 written.append(draft)
-                for _, verdict in draft.verdicts:
+                for result, verdict in draft.verdicts:
                     self._store.add_verdict(verdict, encode(verdict.payload), candidate.source)
+                    self._add_to_batch(draft.file, result, verdict)
                     if part := self._add_to_part(draft.file.route.recipe, verdict):
                         parts.append(part)
         record_s = (self._clock() - began) / len(drafts)
@@ -199,13 +203,43 @@ class RecordStage:
         calibration = file.route.inspector.calibration
         threshold = calibration.pixel_threshold(result.identity.view) if calibration else None
         try:
-            pictures = evidence.pictures(result.frame, result.score, result.judgement, threshold)
-            return evidence.save(self._evidence.root, result_id, created, pictures)
+            classes = file.route.inspector.bundle.manifest.classes
+            pictures = evidence.pictures(result.frame, result.score, result.judgement, threshold, classes)
+            tables = {}
+            if result.score is not None and result.score.fragments is not None:
+                tables[evidence.FRAGMENTS] = evidence.fragments_csv(result.score)
+            return evidence.save(self._evidence.root, result_id, created, pictures, tables)
         except Exception as error:  # no picture is worth a verdict
             reason = error.reason if isinstance(error, CannotWriteError) else "failed"
             self._meter.evidence_skipped_for(reason)
             self._log.error("evidence.skipped", result_id=result_id, error=error)
             return None
+
+    def _add_to_batch(self, file: Judged, result: FrameResult, verdict: Verdict) -> None:
+        """Count a decided frame in the quality of its batch and view; in the transaction of its verdict.
+
+        A frame that was not decidable, or is judged again from the archive, says nothing of the process.
+        """
+        if result.score is None or verdict.evaluation == "NotDecidable" or verdict.payload["isHistorical"]:
+            return
+        chart = self._chart(file, verdict.identity.view)
+        if chart is not None:
+            batch, day = spc.batch_key(verdict.identity.batch, verdict.created_unix_s)
+            score = result.score.raw / chart.mean
+            self._store.add_to_batch(chart, batch, day, score, verdict.created_unix_s)
+
+    def _chart(self, file: Judged, view: str | None) -> ChartRow | None:
+        """What a view's scores are held against; None without calibration scores of its own."""
+        calibration = file.route.inspector.calibration
+        limits = calibration.of(view) if calibration else None
+        if calibration is None or limits is None:
+            return None
+        key = file.route.recipe, view or "", calibration.digest
+        if key not in self._charts:
+            found = spc.reference(limits.scores)
+            row = None if found is None else ChartRow(*key, found.mean, found.sigma, found.frames)
+            self._charts[key] = row
+        return self._charts[key]
 
     def _add_to_part(self, recipe: str, verdict: Verdict) -> Verdict | None:
         """Enter a frame into its part; the part's verdict if that completed it."""
@@ -292,7 +326,7 @@ class RecordStage:
     def _watch_drift(self, file: Judged, verdict: Verdict) -> None:
         score, calibration = verdict.payload["score"], file.route.inspector.calibration
         limits = calibration.of(verdict.identity.view) if calibration else None
-        if score is None or limits is None:
+        if score is None or limits is None or not limits.scores:
             return
         view = verdict.identity.view or ""
         recent = self._recent.setdefault((verdict.recipe, view), deque(maxlen=DRIFT_FRAMES))

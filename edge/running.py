@@ -12,6 +12,7 @@ from edge.errors import EdgeError
 from edge.housekeeping import STEP_S, Housekeeping
 from edge.observe.health import Health
 from edge.observe.metrics import Metrics
+from edge.quality import QualityView
 from edge.record.store import Store
 from edge.stages import Beat
 from edge.web.app import create_app
@@ -182,6 +183,7 @@ class Running:
             status=self._status,
             verdicts=self._store.latest,
             evidence_root=settings.paths.state / app.EVIDENCE,
+            quality=QualityView(self._store),
         )
         host, port = settings.http.address
         server = HttpServer(application, host, port)

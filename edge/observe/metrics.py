@@ -62,6 +62,24 @@ class Metrics:
             ["recipe", "view"],
             registry=registry,
         )
+        self.nqi = Gauge(
+            "edge_nqi",
+            "Quality index of the latest batch: mean score over that of the calibration.",
+            ["recipe", "view"],
+            registry=registry,
+        )
+        self.nqi_ewma = Gauge(
+            "edge_nqi_ewma",
+            "Exponentially weighted moving average of the quality index over batches.",
+            ["recipe", "view"],
+            registry=registry,
+        )
+        self.spc_out_of_control = Gauge(
+            "edge_spc_out_of_control",
+            "1 if the latest batch is beyond a control limit, else 0; absent where there are no limits.",
+            ["recipe", "view"],
+            registry=registry,
+        )
         self.last_verdict_timestamp_seconds = Gauge(
             "edge_last_verdict_timestamp_seconds",
             "Unix time of the last verdict.",
@@ -171,6 +189,18 @@ class Metrics:
 
     def drifted(self, recipe: str, view: str, ratio: float) -> None:
         self.score_drift_ratio.labels(recipe, view).set(ratio)
+
+    def quality(self, recipe: str, view: str, *, nqi: float, ewma: float, out: bool | None) -> None:
+        """The latest batch of a view on its control chart; `out` is None where it has no limits."""
+        self.nqi.labels(recipe, view).set(nqi)
+        self.nqi_ewma.labels(recipe, view).set(ewma)
+        if out is not None:
+            self.spc_out_of_control.labels(recipe, view).set(out)
+
+    def forget_quality(self) -> None:
+        """After a reload: recipes that are gone end their series, and new limits begin."""
+        for gauge in (self.nqi, self.nqi_ewma, self.spc_out_of_control):
+            gauge.clear()
 
     def part_recorded(self, verdict: Verdict) -> None:
         self.parts.labels(verdict.recipe, verdict.evaluation).inc()

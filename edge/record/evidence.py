@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,35 +13,48 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.errors import CannotWriteError
-from edge.types import Defect, FloatImage, Frame, Judgement, Score
+from edge.record.class_overlay import class_overlay
+from edge.types import Box, Evaluation, FloatImage, Frame, Judgement, Score
 
 Picture = NDArray[np.uint8]
 
 OVERLAY = "overlay.jpg"
 HEATMAP = "heatmap.png"
+CLASSES = "classes.png"
+FRAGMENTS = "fragments.csv"
 LONGEST_SIDE_PX = 4096  # pictures of larger planes are reduced
 JPEG_QUALITY = 88
 
+# BGR
+DEFECT = (60, 60, 255)
+OBJECT: dict[Evaluation, tuple[int, int, int]] = {
+    "OK": (90, 200, 90),
+    "NotOK": (60, 60, 255),
+    "NotDecidable": (60, 200, 255),
+}
+
 
 def overlay(
-    plane: FloatImage, values: FloatImage, pixel_threshold: float, defects: Sequence[Defect],
-    scale: tuple[float, float] = (1.0, 1.0),
-) -> NDArray[np.uint8]:  # fmt: skip
+    plane: FloatImage,
+    values: FloatImage,
+    pixel_threshold: float,
+    boxes: Sequence[Box] = (),
+    outlines: Sequence[tuple[Box, Evaluation]] = (),
+) -> Picture:
     """The plane in grey, the map above half its threshold in colour, boxes around defects; (h, w, 3) BGR.
 
-    `scale` is frame pixels per plane pixel: defects are in frame pixels.
+    `outlines` are objects with their evaluations; all boxes are in the plane.
     """
     gray = cv2.cvtColor((np.clip(plane, 0, 1) * 255).astype(np.uint8), cv2.COLOR_GRAY2BGR)
     heat = np.clip(values / (2 * pixel_threshold), 0.0, 1.0)
     colour = cv2.applyColorMap((heat * 255).astype(np.uint8), cv2.COLORMAP_TURBO)
     alpha = (np.clip(heat * 2 - 0.5, 0.0, 1.0) * 0.55)[..., None]
-    picture: NDArray[np.uint8] = (gray * (1 - alpha) + colour * alpha).astype(np.uint8)
+    picture: Picture = (gray * (1 - alpha) + colour * alpha).astype(np.uint8)
     width = max(1, round(max(plane.shape) / 700))
-    for defect in defects:
-        x, y, w, h = defect.bbox
-        corner = int(x / scale[0]) - 2, int(y / scale[1]) - 2
-        opposite = int((x + w) / scale[0]) + 2, int((y + h) / scale[1]) + 2
-        cv2.rectangle(picture, corner, opposite, (60, 60, 255), width)
+    for x, y, w, h in boxes:
+        cv2.rectangle(picture, (x - 2, y - 2), (x + w + 2, y + h + 2), DEFECT, width)
+    for (x, y, w, h), evaluation in outlines:
+        cv2.rectangle(picture, (x - 4, y - 4), (x + w + 4, y + h + 4), OBJECT[evaluation], width)
     return picture
 
 
@@ -52,26 +65,64 @@ def heatmap(values: FloatImage, pixel_threshold: float) -> NDArray[np.uint8]:
 
 
 def pictures(
-    frame: Frame, score: Score | None, judgement: Judgement, pixel_threshold: float | None
+    frame: Frame,
+    score: Score | None,
+    judgement: Judgement,
+    pixel_threshold: float | None,
+    classes: Sequence[str] = (),
 ) -> dict[str, Picture]:
-    """Overlay and heatmap by file name; the frame alone where it was not scored.
+    """Overlay and heatmap by file name; the frame alone where it was not scored, its classes in their colours
+    where it has any.
 
     Planes beyond LONGEST_SIDE_PX are reduced first, so that a film costs no more memory than a photograph.
     """
     plane = _reduced(frame.plane)
-    scale = frame.image.width / plane.shape[1], frame.image.height / plane.shape[0]
     if score is None:
-        return {OVERLAY: overlay(plane, np.zeros_like(plane), 1.0, (), scale)}
+        return {OVERLAY: overlay(plane, np.zeros_like(plane), 1.0)}
     values = _reduced(score.map)
     threshold = pixel_threshold or max(float(values.max()), 1e-12)
-    return {
-        OVERLAY: overlay(plane, values, threshold, judgement.defects, scale),
+    factor = plane.shape[1] / frame.plane.shape[1]
+
+    def on_picture(box: Box) -> Box:
+        x, y, w, h = (int(edge_px * factor) for edge_px in frame.placement.inverse_box(box))
+        return x, y, w, h
+
+    found = {
+        OVERLAY: overlay(
+            plane,
+            values,
+            threshold,
+            [on_picture(defect.bbox) for defect in judgement.defects],
+            [(on_picture(one.bbox), one.evaluation) for one in judgement.objects],
+        ),
         HEATMAP: heatmap(values, threshold),
     }
+    if classes:
+        layers = score.map[None] if score.layers is None else score.layers
+        masks = np.stack([_reduced(layer) for layer in layers]) > threshold
+        found[CLASSES] = class_overlay(plane, masks, classes, judgement.class_areas)
+    return found
 
 
-def save(root: Path, result_id: str, created_unix_s: float, pictures: dict[str, Picture]) -> str:
-    """Write pictures below root/DAY/RESULT_ID; gives that folder relative to root.
+def fragments_csv(score: Score) -> str:
+    """What was measured on each fragment, a line each: x, y, w, h in the plane, and the statistics."""
+    assert score.fragments is not None, "only scores of fragments have them"
+    names = list(score.fragments.statistics)
+    lines = [",".join(["x", "y", "w", "h", *names])]
+    columns = [score.fragments.statistics[name] for name in names]
+    for box, values in zip(score.fragments.boxes.tolist(), zip(*columns, strict=True), strict=True):
+        lines.append(",".join([*map(str, box), *(f"{value:.6g}" for value in values)]))
+    return "\n".join(lines) + "\n"
+
+
+def save(
+    root: Path,
+    result_id: str,
+    created_unix_s: float,
+    pictures: Mapping[str, Picture],
+    tables: Mapping[str, str] | None = None,
+) -> str:
+    """Write pictures (and texts) below root/DAY/RESULT_ID; gives that folder relative to root.
 
     Raises:
         CannotWriteError: no space or no permission.
@@ -82,6 +133,8 @@ def save(root: Path, result_id: str, created_unix_s: float, pictures: dict[str, 
         folder.mkdir(parents=True, exist_ok=True)
         for name, picture in pictures.items():
             (folder / name).write_bytes(_encode(name, picture))
+        for name, text in (tables or {}).items():
+            (folder / name).write_text(text)
     except OSError as error:
         raise CannotWriteError(
             f"{folder}: evidence cannot be written: {error}", hint="check space and permissions"

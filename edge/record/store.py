@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from edge.errors import CannotWriteError, DataError, UnavailableError
+from edge.record import batches
+from edge.record.batches import BatchRow, ChartRow
 from edge.types import Candidate, Evaluation, FileStamp, Message, Verdict
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 # Each entry brings the schema from its index to the next version; entries are never changed once released.
 MIGRATIONS = (
@@ -53,6 +55,7 @@ MIGRATIONS = (
     );
     CREATE INDEX outbox_by_sink ON outbox (sink, id);
     """,
+    batches.SCHEMA,
 )
 
 
@@ -89,6 +92,7 @@ class Store:
         self._lock = threading.RLock()
         self._counts: Counter[tuple[str, str]] = Counter()  # stored verdicts by (type, evaluation)
         self._made: Counter[tuple[str, str]] = Counter()  # in the transaction that is open
+        self._moved: set[tuple[str, str]] = set()  # charts with new frames: recipe, view
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(file, check_same_thread=False, isolation_level=None, timeout=10)
@@ -266,6 +270,32 @@ class Store:
         """When the verdict that waits longest was made."""
         row = self._row("SELECT created_unix_s FROM outbox WHERE sink = ? ORDER BY id LIMIT 1", (sink,))
         return float(row[0]) if row else None
+
+    # quality over batches
+
+    def add_to_batch(self, chart: ChartRow, batch: str, day: str, score: float, unix_s: float) -> None:
+        """Count a frame's relative score in its batch."""
+        batches.add(self._db, chart, batch, day, score, unix_s)
+        self._moved.add((chart.recipe, chart.view))
+
+    def spc_charts(self, recipe: str | None = None, view: str | None = None) -> list[ChartRow]:
+        """The latest chart of each recipe and view that has one, sorted."""
+        return batches.charts(self._rows, recipe, view)
+
+    def spc_batches(self, chart: ChartRow, last: int) -> list[BatchRow]:
+        """Its last batches, in the order in which they began."""
+        return batches.rows(self._rows, chart, last)
+
+    def take_moved_charts(self) -> set[tuple[str, str]]:
+        """Recipe and view of charts with new frames since the last call."""
+        with self._lock:
+            moved, self._moved = self._moved, set()
+            return moved
+
+    def prune_batches(self, before_unix_s: float) -> None:
+        """Forget batches without a frame since then."""
+        with self.transaction():
+            batches.prune(self._db, before_unix_s)
 
     # parts
 

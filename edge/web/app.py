@@ -21,6 +21,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 STATIC = Path(__file__).parent / "static"
 DEFAULT_VERDICTS = 50
 MAX_VERDICTS = 1000
+DEFAULT_BATCHES = 50
+MAX_BATCHES = 1000
 
 SECURITY_HEADERS = {
     "content-security-policy": (
@@ -41,6 +43,14 @@ class HealthView(Protocol):
     def ready(self) -> tuple[bool, dict[str, str]]: ...
 
 
+class QualityView(Protocol):
+    """What is asked of `edge.quality.QualityView`: control charts of recipes and views over batches."""
+
+    def documents(self, recipe: str | None, view: str | None, last: int) -> Sequence[Mapping[str, Any]]: ...
+
+    def svg(self, recipe: str, view: str, last: int) -> str | None: ...
+
+
 def create_app(
     *,
     registry: CollectorRegistry,
@@ -48,11 +58,13 @@ def create_app(
     status: Callable[[], Mapping[str, Any]],
     verdicts: Callable[[int], Sequence[Mapping[str, Any]]],
     evidence_root: Path,
+    quality: QualityView | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Starlette:
     """The application.
 
-    `status` and `verdicts(limit)` (payloads, newest first) are called in worker threads, several at a time.
+    `status`, `verdicts(limit)` (payloads, newest first) and `quality` are called in worker threads, several
+    at a time.
     `evidence` of a payload is a path below `evidence_root`: of a picture, or of a folder with `overlay.jpg`.
     """
 
@@ -71,10 +83,28 @@ def create_app(
         return JSONResponse(dict(status()))
 
     def api_verdicts(request: Request) -> Response:
-        text = request.query_params.get("limit", str(DEFAULT_VERDICTS))
-        if not (text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= MAX_VERDICTS):
-            return JSONResponse({"error": f"limit: a number from 1 to {MAX_VERDICTS}"}, status_code=400)
-        return JSONResponse([dict(verdict) for verdict in verdicts(int(text))])
+        limit = _count(request, "limit", DEFAULT_VERDICTS, MAX_VERDICTS)
+        if limit is None:
+            return _refuse("limit", MAX_VERDICTS)
+        return JSONResponse([dict(verdict) for verdict in verdicts(limit)])
+
+    def api_spc(request: Request) -> Response:
+        last = _count(request, "last", DEFAULT_BATCHES, MAX_BATCHES)
+        if last is None:
+            return _refuse("last", MAX_BATCHES)
+        recipe, view = (request.query_params.get(name) for name in ("recipe", "view"))
+        charts = quality.documents(recipe, view, last) if quality else ()
+        return JSONResponse({"charts": [dict(chart) for chart in charts]})
+
+    def api_spc_svg(request: Request) -> Response:
+        last = _count(request, "last", DEFAULT_BATCHES, MAX_BATCHES)
+        if last is None:
+            return _refuse("last", MAX_BATCHES)
+        recipe, view = (request.query_params.get(name, "") for name in ("recipe", "view"))
+        drawn = quality.svg(recipe, view, last) if quality else None
+        if drawn is None:
+            return JSONResponse({"error": "no frame of that recipe and view was counted"}, status_code=404)
+        return Response(drawn, media_type="image/svg+xml")
 
     def page(_: Request) -> Response:
         return FileResponse(STATIC / "page.html")
@@ -87,11 +117,25 @@ def create_app(
             Route("/readyz", readyz),
             Route("/api/v1/status", api_status),
             Route("/api/v1/verdicts", api_verdicts),
+            Route("/api/v1/spc", api_spc),
+            Route("/api/v1/spc.svg", api_spc_svg),
             Mount("/evidence", _Evidence(directory=evidence_root, check_dir=False)),
             Mount("/static", StaticFiles(directory=STATIC)),
         ],
         middleware=[Middleware(_Headers)],
     )
+
+
+def _count(request: Request, name: str, default: int, most: int) -> int | None:
+    """A number of things that is asked for, from 1 to `most`; None where it is none."""
+    text = request.query_params.get(name, str(default))
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= most):
+        return None
+    return int(text)
+
+
+def _refuse(name: str, most: int) -> Response:
+    return JSONResponse({"error": f"{name}: a number from 1 to {most}"}, status_code=400)
 
 
 def _verdict_on(word: str, good: bool, reasons: Mapping[str, str]) -> Response:

@@ -20,6 +20,9 @@ CONTRACT = {
     "edge_sink_connected": {"sink"},
     "edge_worker_restarts_total": set(),
     "edge_score_drift_ratio": {"recipe", "view"},
+    "edge_nqi": {"recipe", "view"},
+    "edge_nqi_ewma": {"recipe", "view"},
+    "edge_spc_out_of_control": {"recipe", "view"},
     "edge_bundle_info": {"recipe", "sha256", "runtime", "precision"},
     "edge_build_info": {"version"},
     "edge_last_verdict_timestamp_seconds": {"recipe"},
@@ -53,6 +56,7 @@ def use_all(metrics: Metrics) -> None:
     metrics.frame_latency_seconds.labels("decode").observe(0.1)
     metrics.score.labels("bracket", "07").observe(0.9)
     metrics.score_drift_ratio.labels("bracket", "07").set(1.0)
+    metrics.quality("bracket", "07", nqi=1.02, ewma=1.01, out=False)
     metrics.last_verdict_timestamp_seconds.labels("bracket").set(1.0)
     metrics.intake_backlog.labels("ct").set(1)
     metrics.intake_rejected.labels("ct", "truncated").inc()
@@ -96,6 +100,13 @@ def test_bundle_that_was_replaced_is_no_longer_exposed(metrics: Metrics) -> None
     metrics.set_bundle("bracket", sha256="new", runtime="openvino", precision="int8")
     bundles = [labels["sha256"] for name, labels, _ in exposed(metrics) if name == "edge_bundle_info"]
     assert bundles == ["new"]
+
+
+def test_quality_ends_with_the_line_it_belongs_to(metrics: Metrics) -> None:
+    metrics.quality("bracket", "07", nqi=1.3, ewma=1.1, out=True)
+    assert ("edge_spc_out_of_control", {"recipe": "bracket", "view": "07"}, 1.0) in exposed(metrics)
+    metrics.forget_quality()
+    assert not [name for name, *_ in exposed(metrics) if name.startswith(("edge_nqi", "edge_spc"))]
 
 
 def test_latency_is_told_apart_from_5_ms_to_a_minute(metrics: Metrics) -> None:

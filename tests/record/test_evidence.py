@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -7,7 +8,7 @@ import pytest
 from edge.errors import CannotWriteError
 from edge.judge.statistics import summarise
 from edge.record import evidence
-from edge.types import Defect, Frame, ImageInfo, Judgement
+from edge.types import Defect, Fragments, Frame, ImageInfo, Judgement, ObjectJudgement
 
 DAY_S = 86400.0
 
@@ -16,9 +17,7 @@ def test_the_overlay_is_coloured_where_the_map_is_high_and_grey_elsewhere() -> N
     plane = np.full((60, 80), 0.5, np.float32)
     values = np.zeros_like(plane)
     values[20:30, 30:40] = 1.0
-    picture = evidence.overlay(
-        plane, values, 0.5, [Defect("anomaly", 100, 0.02, (60, 40, 20, 20), 2.0)], (2, 2)
-    )
+    picture = evidence.overlay(plane, values, 0.5, [(30, 20, 10, 10)])
     assert np.ptp(picture[5, 5]) == 0
     assert np.ptp(picture[25, 35].astype(int)) > 30
     assert tuple(picture[18, 35]) == (60, 60, 255)  # the box, two pixels outside the region
@@ -69,3 +68,38 @@ def test_pruning_passes_over_what_is_not_ours(tmp_path: Path) -> None:
     assert evidence.prune(tmp_path, max_age_days=36500, max_bytes=0, now_unix_s=DAY_S) == 1
     assert (tmp_path / "notes.txt").exists()
     assert (tmp_path / "1970-01-01" / ".DS_Store").exists()
+
+
+def test_boxes_of_defects_and_objects_lie_on_the_plane_where_the_frame_was_larger() -> None:
+    plane = np.full((60, 80), 0.5, np.float32)
+    frame = Frame(ImageInfo("a", "s", 160, 120, 8), plane)
+    score = summarise(plane, np.zeros_like(plane), "peak", 4)
+    judgement = Judgement(
+        "NotOK",
+        (),
+        defects=(Defect("anomaly", 100, 0.02, (60, 40, 20, 20), 2.0),),
+        objects=(ObjectJudgement((100, 60, 20, 20), 400, 0.5, "OK"),),
+    )
+    picture = evidence.pictures(frame, score, judgement, 0.5)["overlay.jpg"]
+    assert tuple(picture[18, 35]) == evidence.DEFECT
+    assert tuple(picture[26, 55]) == evidence.OBJECT["OK"]
+
+
+def test_classes_have_a_picture_of_their_own() -> None:
+    plane = np.full((60, 80), 0.5, np.float32)
+    layers = np.zeros((2, 60, 80), np.float32)
+    layers[1, 20:30, 30:40] = 0.9
+    frame = Frame(ImageInfo("a", "s", 80, 60, 8), plane)
+    score = replace(summarise(plane, layers.max(axis=0), "peak", 4), layers=layers)
+    judgement = Judgement("NotOK", (), class_areas={"crack": 0, "pit": 100})
+    picture = evidence.pictures(frame, score, judgement, 0.5, ("crack", "pit"))["classes.png"]
+    assert np.ptp(picture[25, 35].astype(int)) > 30
+    assert np.ptp(picture[5, 5].astype(int)) == 0
+
+
+def test_the_table_of_fragments_has_a_line_each() -> None:
+    boxes = np.array([[0, 0, 64, 64], [32, 0, 64, 64]], np.int32)
+    fragments = Fragments(boxes, {"mse": np.array([0.5, 0.25], np.float32)})
+    plane = np.zeros((64, 96), np.float32)
+    text = evidence.fragments_csv(replace(summarise(plane, plane, "peak", 4), fragments=fragments))
+    assert text.splitlines() == ["x,y,w,h,mse", "0,0,64,64,0.5", "32,0,64,64,0.25"]

@@ -16,9 +16,25 @@ from edge.web.app import create_app
 from edge.web.server import HttpServer
 
 
+class Charts:
+    """Control charts of one recipe with two views; remembers what was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str | None, str | None, int]] = []
+
+    def documents(self, recipe: str | None, view: str | None, last: int) -> list[dict[str, Any]]:
+        self.asked.append((recipe, view, last))
+        return [{"recipe": "bracket", "view": name} for name in ("01", "02") if view in (None, name)]
+
+    def svg(self, recipe: str, view: str, last: int) -> str | None:
+        self.asked.append((recipe, view, last))
+        return "<svg/>" if (recipe, view) == ("bracket", "01") else None
+
+
 class Site:
     def __init__(self, folder: Path) -> None:
         self.health = Health()
+        self.charts = Charts()
         self.evidence = folder / "evidence"
         self.now_s = 0.0
         registry = CollectorRegistry()
@@ -30,6 +46,7 @@ class Site:
             status=lambda: {"station": "ct-1", "frames": 3},
             verdicts=lambda limit: self.payloads[:limit],
             evidence_root=self.evidence,
+            quality=self.charts,
             clock=lambda: self.now_s,
         )
         self.server = HttpServer(app, "127.0.0.1", 0)
@@ -88,6 +105,28 @@ def test_limit_that_is_none_is_refused(site: Site, limit: str) -> None:
     assert "1000" in answer.json()["error"]
 
 
+def test_control_charts_of_all_or_of_one_view(site: Site) -> None:
+    assert [c["view"] for c in site.client.get("/api/v1/spc").json()["charts"]] == ["01", "02"]
+    answer = site.client.get("/api/v1/spc", params={"recipe": "bracket", "view": "02", "last": 7})
+    assert answer.json() == {"charts": [{"recipe": "bracket", "view": "02"}]}
+    assert site.client.get("/api/v1/spc", params={"view": ""}).json() == {"charts": []}
+    assert site.charts.asked == [(None, None, 50), ("bracket", "02", 7), (None, "", 50)]
+
+
+def test_a_control_chart_is_drawn_or_not_found(site: Site) -> None:
+    answer = site.client.get("/api/v1/spc.svg", params={"recipe": "bracket", "view": "01"})
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "image/svg+xml")
+    assert answer.text == "<svg/>"
+    assert site.client.get("/api/v1/spc.svg", params={"recipe": "bracket"}).status_code == 404
+
+
+@pytest.mark.parametrize("path", ["/api/v1/spc", "/api/v1/spc.svg"])
+@pytest.mark.parametrize("last", ["0", "1001", "ten"])
+def test_a_number_of_batches_that_is_none_is_refused(site: Site, path: str, last: str) -> None:
+    answer = site.client.get(path, params={"last": last})
+    assert (answer.status_code, answer.json()) == (400, {"error": "last: a number from 1 to 1000"})
+
+
 def test_evidence_is_served_from_its_folder_and_from_nowhere_else(site: Site, tmp_path: Path) -> None:
     (site.evidence / "a").mkdir(parents=True)
     (site.evidence / "a" / "overlay.png").write_bytes(b"picture")
@@ -112,7 +151,9 @@ def test_every_answer_has_security_headers(site: Site, path: str) -> None:
     assert headers["cache-control"]
 
 
-@pytest.mark.parametrize("path", ["/", "/metrics", "/api/v1/status", "/api/v1/verdicts", "/evidence/x"])
+@pytest.mark.parametrize(
+    "path", ["/", "/metrics", "/api/v1/status", "/api/v1/verdicts", "/api/v1/spc", "/evidence/x"]
+)
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
 def test_nothing_can_be_changed(site: Site, path: str, method: str) -> None:
     assert site.client.request(method, path).status_code == 405

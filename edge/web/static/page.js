@@ -2,8 +2,10 @@
 "use strict";
 
 const REFRESH_MS = 2000;
+const CHARTS_REFRESH_MS = 10000;
 const ROWS = 50;
 const shown = new Map(); // resultId → its row, so that pictures are not loaded again
+const drawn = new Map(); // "recipe\nview" → { figure, updatedAt } of its control chart
 
 const byId = (id) => document.getElementById(id);
 
@@ -121,6 +123,51 @@ function showVerdicts(verdicts) {
   byId("empty").hidden = rows.length > 0;
 }
 
+async function drawing(chart) {
+  const query = new URLSearchParams({ recipe: chart.recipe, view: chart.view });
+  const answer = await fetch(`api/v1/spc.svg?${query}`, { cache: "no-store" });
+  if (!answer.ok) throw new Error(`api/v1/spc.svg: ${answer.status}`);
+  const parsed = new DOMParser().parseFromString(await answer.text(), "image/svg+xml");
+  return document.importNode(parsed.documentElement, true);
+}
+
+async function figure(chart) {
+  const latest = chart.points.at(-1);
+  const state = chart.inControl === null ? "no limits" : chart.inControl ? "in control" : "out of control";
+  const look = chart.inControl === null ? "unknown" : chart.inControl ? "OK" : "NotOK";
+  const caption = element("figcaption");
+  const name = chart.view ? `${chart.recipe} · view ${chart.view}` : chart.recipe;
+  const detail = `nQI ${latest.nqi.toFixed(3)} · batch ${latest.batch || latest.day}, ${number(latest.frames)} frames`;
+  caption.append(element("strong", name), element("span", detail, "faint"), element("span", state, `badge ${look}`));
+  const made = element("figure");
+  made.append(caption, await drawing(chart));
+  return made;
+}
+
+async function showCharts() {
+  try {
+    const { charts } = await get("api/v1/spc?last=1");
+    const current = new Map();
+    for (const chart of charts) {
+      const key = `${chart.recipe}\n${chart.view}`;
+      const before = drawn.get(key);
+      const same = before && before.updatedAt === chart.updatedAt && before.calibration === chart.calibrationSha256;
+      current.set(key, same ? before
+        : { figure: await figure(chart), updatedAt: chart.updatedAt, calibration: chart.calibrationSha256 });
+    }
+    drawn.clear();
+    for (const [key, entry] of current) drawn.set(key, entry);
+    const figures = [...current.values()].map((entry) => entry.figure);
+    const list = byId("charts");
+    const same = figures.length === list.children.length && figures.every((made, at) => made === list.children[at]);
+    if (!same) list.replaceChildren(...figures);
+    byId("quality").hidden = figures.length === 0;
+  } catch {
+    // the badge above says that the daemon does not answer; the charts stay as they were
+  }
+  setTimeout(showCharts, CHARTS_REFRESH_MS);
+}
+
 async function refresh() {
   try {
     const [ready, status, verdicts] = await Promise.all([
@@ -136,3 +183,4 @@ async function refresh() {
 }
 
 refresh();
+showCharts();
