@@ -12,14 +12,31 @@ import numpy as np
 from markupsafe import Markup
 
 from edge.artifacts import write_atomic
-from edge.dataset import Outcome, Unreadable, frames
+from edge.dataset import Unreadable, frames
 from edge.decode import Limits
+from edge.evaluation_figures import Outcome
+from edge.evaluation_table import with_interval
 from edge.judge.ranking import Curve, curve
-from edge.pipeline import Inspector
+from edge.pipeline import Inspector, planes_of
 from edge.report import data_url, environment_of_this_machine, heat, render
-from edge.report.charts import curves, score_strip
+from edge.report.charts import area_scatter, curves, f_chart, interval_bar, score_strip
 
 WORST_FRAMES = 6
+FIGURES = {
+    "image.auroc": "AUROC of frames",
+    "image.auprc": "AUPRC of frames",
+    "image.precision": "precision",
+    "image.recall": "recall",
+    "image.f1": "F1",
+    "image.f2": "F2",
+    "rates.false_reject": "false rejects",
+    "rates.escape": "escapes",
+    "rates.not_decidable": "not decidable",
+    "pixel.auroc": "AUROC of pixels",
+    "pixel.auprc": "AUPRC of pixels",
+    "pixel.dice": "Dice",
+    "pixel.iou": "IoU",
+}
 
 
 def write_report(
@@ -42,6 +59,11 @@ def write_report(
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
         roc=_roc(*both) if has_both else "",
         pr=_precision_recall(*both) if has_both else "",
+        f_chart=f_chart(both[0].thresholds.tolist(), both[0].f_beta(1).tolist(), both[0].f_beta(2).tolist())
+        if has_both
+        else "",
+        shown=partial(with_interval, document),
+        figures=_figures(document),
         views=[_view(name, row, scored) for name, row in document["per_view"].items()],
         worst=_worst(scored, partial(_picture, inspector, limits, value_range)),
         unreadable=unreadable,
@@ -70,7 +92,29 @@ def _view(name: str, row: Mapping[str, Any], scored: Sequence[Outcome]) -> dict[
     mine = [o for o in scored if o.view == name]
     good = [o.score for o in mine if not o.is_defect and o.score is not None]
     defect = [o.score for o in mine if o.is_defect and o.score is not None]
-    return {"name": name, "row": row, "chart": score_strip(good, defect)}
+    return {"name": name, "row": row, "chart": score_strip(good, defect), "area": _area(mine)}
+
+
+def _area(mine: Sequence[Outcome]) -> Markup | str:
+    """Scores over the foreground's area, where it differs from frame to frame."""
+    if len({round(o.foreground_ratio, 4) for o in mine}) < 2:
+        return ""
+    at = [(o.is_defect, (o.foreground_ratio, o.score or 0.0)) for o in mine]
+    return area_scatter([p for is_defect, p in at if not is_defect], [p for is_defect, p in at if is_defect])
+
+
+def _figures(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The figures that have an interval: name, text, bar."""
+    rows = []
+    for place, name in FIGURES.items():
+        if place not in document["intervals"]:
+            continue
+        group, key = place.split(".")
+        low, high = document["intervals"][place]
+        percent = group == "rates"
+        text = with_interval(document, place, percent)
+        rows.append({"name": name, "text": text, "bar": interval_bar(document[group][key], low, high)})
+    return rows
 
 
 def _worst(
@@ -90,11 +134,13 @@ def _picture(
     inspector: Inspector, limits: Limits, value_range: tuple[float, float] | None, outcome: Outcome
 ) -> dict[str, Any]:
     sample = outcome.sample
-    pages = frames([sample], inspector.bundle.manifest.preprocess, limits, value_range)
-    plane = next(frame.plane for _, frame in pages if frame.image.page == outcome.page)
-    (score,) = inspector.score([plane])
+    bundle = inspector.bundle
+    pages = frames([sample], bundle.manifest.preprocess, limits, value_range, assets=bundle.folder)
+    frame = next(frame for _, frame in pages if frame.image.page == outcome.page)
+    plane = frame.plane
+    (score,) = inspector.score([planes_of(frame)])
     assert inspector.calibration is not None
-    threshold = inspector.calibration.pixel_threshold(outcome.view) or float(score.map.max())
+    threshold = inspector.calibration.pixel_threshold(outcome.view) or float(score.map.max()) or 1.0
     return {
         "path": sample.path,
         "view": outcome.view,
