@@ -162,12 +162,17 @@ def _taker(image: Original, encoding: Encoding | None, identity: Identity) -> Ca
             data = image.file.read_bytes()
         else:
             data = encode(read_pixels(image.file), encoding, identity)
-        return Capture(data, _mask(image.mask))
+        return Capture(data, read_mask(image.mask))
 
     return take
 
 
-def _mask(file: Path | None) -> NDArray[np.uint8] | None:
+def read_mask(file: Path | None) -> NDArray[np.uint8] | None:
+    """A mask as (h, w), 255 where it is more than 127, otherwise 0; None where there is none.
+
+    Raises:
+        DataError: it cannot be read.
+    """
     if file is None:
         return None
     pixels = cv2.imread(str(file), cv2.IMREAD_GRAYSCALE) if file.is_file() else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
 import cv2
@@ -50,7 +51,7 @@ class Truth:
         mask = ""
         if capture.mask is not None and capture.mask.any():
             mask = str(PurePosixPath("mask") / PurePosixPath(shot.path).with_suffix(".png"))
-            self._write(self._folder / mask, cv2.imencode(".png", capture.mask)[1].tobytes())
+            write_file(self._folder / mask, cv2.imencode(".png", capture.mask)[1].tobytes())
         path = os.path.relpath(self._scanned / shot.path, self._folder).replace(os.sep, "/")
         values = (path, shot.label, mask, shot.view, shot.part, shot.defect, shot.split)
         self._rows.append(dict(zip(COLUMNS, values, strict=True)))
@@ -61,20 +62,34 @@ class Truth:
         Raises:
             CannotWriteError: the disk does not take it.
         """
-        half_done = self.manifest.with_suffix(".csv.part")
-        try:
-            with half_done.open("w", newline="", encoding="utf-8") as target:
-                table = csv.DictWriter(target, COLUMNS, lineterminator="\n")
-                table.writeheader()
-                table.writerows(sorted(self._rows, key=lambda row: row["path"]))  # parts stay together
-            os.replace(half_done, self.manifest)
-        except OSError as error:
-            raise CannotWriteError(f"{self.manifest}: cannot be written: {error}") from None
+        write_table(self.manifest, sorted(self._rows, key=lambda row: row["path"]))  # parts stay together
 
-    @staticmethod
-    def _write(file: Path, data: bytes) -> None:
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(data)
-        except OSError as error:
-            raise CannotWriteError(f"{file}: cannot be written: {error}") from None
+
+def write_table(file: Path, rows: Iterable[Mapping[str, str]]) -> None:
+    """Write a manifest, whole or not at all; columns that a row lacks stay empty.
+
+    Raises:
+        CannotWriteError: the disk does not take it.
+    """
+    half_done = file.with_suffix(".csv.part")
+    try:
+        with half_done.open("w", newline="", encoding="utf-8") as target:
+            table = csv.DictWriter(target, COLUMNS, restval="", lineterminator="\n")
+            table.writeheader()
+            table.writerows(rows)
+        os.replace(half_done, file)
+    except OSError as error:
+        raise CannotWriteError(f"{file}: cannot be written: {error}") from None
+
+
+def write_file(file: Path, data: bytes) -> None:
+    """Write a frame or a mask, and the folders above it.
+
+    Raises:
+        CannotWriteError: the disk does not take it.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+    except OSError as error:
+        raise CannotWriteError(f"{file}: cannot be written: {error}") from None
