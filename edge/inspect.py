@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 from rich.console import Console
@@ -20,6 +20,7 @@ from edge.config import FRAME_PATTERNS
 from edge.dataset import about, frames_below
 from edge.decode import Limits
 from edge.errors import CannotWriteError, DataError, MissingInputError, UsageError
+from edge.explain import open_explainer
 from edge.intake.naming import Naming, compile_naming
 from edge.options import parse_range
 from edge.pipeline import Inspection, Inspector, PrepareJob, prepare_file
@@ -42,6 +43,7 @@ def run_inspect(
     value_range: str | None,
     config: Path | None,
     json: bool,
+    sort: Literal["copy", "link"] = "copy",
 ) -> int:
     """The command: a verdict a line on stdout; 0 if all are OK, else 1."""
     settings = configuration.site(config)
@@ -57,6 +59,7 @@ def run_inspect(
     folders = [] if by_hand else [s.directory for s in settings.source if s.recipe == recipe]
     limits = Limits(settings.runtime.max_pixels, settings.runtime.max_pages)
     console = Console()
+    keeper = None if out is None else Keeper(out, inspector, sort)
     all_ok = True
     for file, name in files:
         for payload, inspection in verdicts(
@@ -64,8 +67,8 @@ def run_inspect(
             named=_below(file, folders) or name, station=settings.station.name, recipe=recipe,
         ):  # fmt: skip
             all_ok &= payload["resultEvaluation"] == "OK"
-            if out is not None:
-                _keep(out, file, name, payload, inspection, inspector)
+            if keeper is not None:
+                keeper.keep(file, name, payload, inspection)
             if json:
                 print(jsonlib.dumps(payload, allow_nan=False), flush=True)
             else:
@@ -105,7 +108,11 @@ def verdicts(
         )
 
     try:
-        job = PrepareJob(file, name, None, inspector.bundle.manifest.preprocess, limits, value_range)
+        bundle = inspector.bundle
+        job = PrepareJob(
+            file, name, None, bundle.manifest.preprocess, limits, value_range, bundle.folder,
+            naming=naming, named=named,
+        )  # fmt: skip
         frames = prepare_file(job)
         frames = [replace(f, identity=naming(named, f.tags, f.image.page, f.image.pages)) for f in frames]
     except DataError as error:
@@ -163,34 +170,62 @@ def _files(paths: Sequence[Path]) -> Iterator[tuple[Path, str]]:
             raise MissingInputError(f"{path}: no such file or folder", hint="check the path")
 
 
-def _keep(
-    out: Path,
-    file: Path,
-    name: str,
-    payload: dict[str, Any],
-    inspection: Inspection | None,
-    inspector: Inspector,
-) -> None:
-    """Copy the frame to io/ or nio/ (undecided/), its overlay and map beside it."""
-    page = payload["image"].get("page")
-    relative = Path(name.lstrip("/").replace("../", ""))
-    target = out / SORTED[payload["resultEvaluation"]] / relative
-    stem = relative.as_posix() + ("" if page is None else f"_{page + 1:02d}")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, target)
-        if inspection is not None:
-            assert inspector.calibration is not None
-            threshold = inspector.calibration.pixel_threshold(inspection.frame.identity.view)
-            pictures = evidence.pictures(inspection.frame, inspection.score, inspection.judgement, threshold)
-            for kind, picture in pictures.items():
-                folder, suffix = kind.split(".")
-                picture_file = out / folder / f"{stem}.{suffix}"
+class Keeper:
+    """Sorts frames into io/ and nio/ (undecided/), and keeps pictures of what was found beside them."""
+
+    def __init__(self, out: Path, inspector: Inspector, sort: Literal["copy", "link"] = "copy") -> None:
+        self.out, self.inspector, self.sort = out, inspector, sort
+        self._explain = open_explainer(inspector.bundle)
+
+    def keep(self, file: Path, name: str, payload: dict[str, Any], inspection: Inspection | None) -> None:
+        """One verdict's frame and pictures.
+
+        Raises:
+            CannotWriteError: no space or no permission.
+        """
+        page = payload["image"].get("page")
+        relative = Path(name.lstrip("/").replace("../", ""))
+        stem = relative.as_posix() + ("" if page is None else f"_{page + 1:02d}")
+        try:
+            self._sort(file, relative, SORTED[payload["resultEvaluation"]])
+            if inspection is None:
+                return
+            for kind, picture in self._pictures(inspection).items():
+                folder, suffix = kind.rsplit(".", 1)
+                picture_file = self.out / folder / f"{stem}.{suffix}"
                 picture_file.parent.mkdir(parents=True, exist_ok=True)
                 if not cv2.imwrite(str(picture_file), picture):  # OpenCV does not say why
                     raise OSError(f"{picture_file} cannot be written")
-    except OSError as error:
-        raise CannotWriteError(f"{out}: {error}", hint="check space and permissions") from None
+            if inspection.score.fragments is not None:
+                table = self.out / "fragments" / f"{stem}.csv"
+                table.parent.mkdir(parents=True, exist_ok=True)
+                table.write_text(evidence.fragments_csv(inspection.score))
+        except OSError as error:
+            raise CannotWriteError(f"{self.out}: {error}", hint="check space and permissions") from None
+
+    def _sort(self, file: Path, relative: Path, folder: str) -> None:
+        """The frame into its folder, and out of those where an earlier run put it."""
+        for known in SORTED.values():  # a link goes, never what it points to
+            (self.out / known / relative).unlink(missing_ok=True)
+        target = self.out / folder / relative
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if self.sort == "link":
+            target.symlink_to(file.resolve())
+        else:
+            shutil.copyfile(file, target)
+
+    def _pictures(self, inspection: Inspection) -> dict[str, evidence.Picture]:
+        bundle, calibration = self.inspector.bundle, self.inspector.calibration
+        assert calibration is not None, "inspect judges"
+        frame = inspection.frame
+        threshold = calibration.pixel_threshold(frame.identity.view)
+        found = evidence.pictures(
+            frame, inspection.score, inspection.judgement, threshold, bundle.manifest.classes
+        )
+        if self._explain is not None:
+            for method, values in self._explain(frame.plane).items():
+                found[f"{method}.jpg"] = evidence.overlay(frame.plane, values, 0.5)
+        return found
 
 
 def _line(payload: dict[str, Any]) -> str:

@@ -83,6 +83,8 @@ def find_recipe(settings: Settings, name: str) -> Recipe:
 
 
 def _check_views(settings: Settings, name: str, calibration: Calibration) -> None:
+    if calibration.adaptive is not None:  # views never seen have estimated thresholds
+        return
     missing = [view for view in find_recipe(settings, name).views if view not in calibration.views]
     if missing:
         raise ConfigError(

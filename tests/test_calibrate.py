@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
 from edge.artifacts import sha256_of
-from edge.calibrate import Calibrated, calibrate_recipe, learned_id
+from edge.calibrate import Calibrated, calibrate_recipe, check_rule, learned_id
 from edge.dataset import read_folder
 from edge.decode import Limits
-from edge.errors import DataError
+from edge.errors import DataError, UsageError
 from edge.infer.bundle import Bundle, ScoreSpec, write_bundle
 from edge.intake.naming import compile_naming
 from edge.judge.calibration import TooFew, load_calibration
@@ -34,7 +35,7 @@ class Blur:
 
 
 def textures(folder: Path, count: int, view: str = "1", first: int = 0) -> None:
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for k in range(first, first + count):
         rng = np.random.default_rng((k, int(view)))
         pixels = np.clip(rng.normal(120, 10 * int(view), (40, 56)), 0, 255).astype(np.uint8)
@@ -56,11 +57,19 @@ def bundle(folder: Path, learned_from: tuple[str, ...] = ()) -> Bundle:
     )
 
 
-def run(folder: Path, engine: Bundle, *, false_reject: float = 0.1, too_few: TooFew = "pool") -> Calibrated:
-    found = read_folder(folder / "frames", compile_naming("{part}_{view}"))
+def run(
+    folder: Path,
+    engine: Bundle,
+    *,
+    false_reject: float = 0.1,
+    too_few: TooFew = "pool",
+    template: str = "{part}_{view}",
+    **how: Any,
+) -> Calibrated:
+    found = read_folder(folder / "frames", compile_naming(template))
     return calibrate_recipe(
         found.samples, engine, Blur(), folder / "r.json",
-        recipe="r", false_reject=false_reject, too_few=too_few, limits=Limits(10_000_000, 8),
+        recipe="r", false_reject=false_reject, too_few=too_few, limits=Limits(10_000_000, 8), **how,
     )  # fmt: skip
 
 
@@ -105,3 +114,39 @@ def test_nothing_usable_is_refused_and_unreadable_files_are_listed(tmp_path: Pat
     seen = learned_id(sha256_of(tmp_path / "frames" / "p0_1.png"))
     with pytest.raises(DataError, match="1 were learned from, 1 cannot be read"):
         run(tmp_path, bundle(tmp_path, (seen,)))
+
+
+def test_a_method_is_said_with_what_it_estimates_and_on_what_condition(tmp_path: Path) -> None:
+    textures(tmp_path / "frames", 12)
+    result = run(tmp_path, bundle(tmp_path), threshold="mad", k=3.0)
+    (sentence,) = result.shortfalls()
+    assert "bound false rejects to 53.8%" in sentence  # six of twelve scores are surely below it
+    assert "mad estimates 0.13%, as far as scores are normal" in sentence
+
+
+def test_median_of_maxima_groups_by_batch_where_names_have_one(tmp_path: Path) -> None:
+    for batch in range(4):
+        textures(tmp_path / "frames" / f"B{batch}", 3, first=10 * batch)
+    result = run(
+        tmp_path, bundle(tmp_path), false_reject=0.3, threshold="median-max", template="{batch}/{part}_{view}"
+    )
+    assert {entry.good.group for entry in result.frames} == {"B0", "B1", "B2", "B3"}
+    maxima = [
+        max(entry.good.raw for entry in result.frames if entry.good.group == f"B{batch}")
+        for batch in range(4)
+    ]
+    assert result.calibration.views["1"].threshold == pytest.approx(float(np.median(maxima)))
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"threshold": "max", "k": 3.0}, "--k 3: only with --threshold mad"),
+        ({"threshold": "mad", "quantile": 0.9}, "--quantile 0.9: only with --threshold quantile"),
+        ({"threshold": "max", "view_cycle": 24.0}, "--view-cycle 24: only with --unseen-views adaptive"),
+        ({"threshold": "max", "view_cycle": -1.0, "unseen_views": "adaptive"}, "not above 0"),
+    ],
+)
+def test_options_that_would_say_nothing_are_refused(given: dict[str, Any], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        check_rule(**given)

@@ -12,107 +12,280 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from edge.errors import EdgeError, UnavailableError, UsageError
+from edge.errors import DataError, EdgeError, MissingInputError, UnavailableError, UsageError
+from edge.learn.presets import with_preset
 from edge.options import check_threads, parse_range, parse_size
 
 if TYPE_CHECKING:
     from edge.calibrate import Calibrated
     from edge.infer.bundle import Bundle
+    from edge.judge.unseen import AdaptiveModel
     from edge.learn.learn import LearnResult
-    from edge.preprocess import PreprocessSpec
+    from edge.preprocess import MaskSpec, PreprocessSpec, Rectify
     from edge.types import FloatImage
 
 MEASURE_S = 2.0  # how long `compile` measures each precision
 
+DATA, PREPARATION, NETWORK, SCORING, THRESHOLDS = "Frames", "Preparation", "Network", "Score", "Thresholds"
+
+
+def _option(panel: str, *names: str, **rest: Any) -> Any:
+    return typer.Option(*names, rich_help_panel=panel, **rest)
+
+
 Images = Annotated[
     Path,
-    typer.Argument(metavar="IMAGES", help="Folder of good frames, or a manifest CSV (or a folder with one)."),
+    typer.Argument(
+        metavar="IMAGES",
+        help="Folder of good frames, a manifest CSV (or a folder with one), or a store of `edge pack`.",
+    ),
 ]
 RecipeName = Annotated[str, typer.Option("--recipe", help="Name: letters, digits, '.', '_' and '-'.")]
 Config = Annotated[Path | None, typer.Option("--config", help="Site configuration; its folders are used.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, and nothing else there.")]
+Preset = Annotated[
+    Literal["nanofibre-patches", "bricks", "steel-strip", "solder", "weld-fragments"] | None,
+    typer.Option("--preset", help="Options of one of the five published systems; given ones go before."),
+]
 Template = Annotated[
-    str | None, typer.Option("--template", help="Names → part, view: '{batch}/{part}_{view}'.")
+    str | None, _option(DATA, "--template", help="Names → part, view: '{batch}/{part}_{view}'.")
 ]
-Pattern = Annotated[str | None, typer.Option("--pattern", help="The same as a regex with named groups.")]
-Manifest = Annotated[Path | None, typer.Option("--manifest", help="Manifest CSV of the frames below IMAGES.")]
-Model = Annotated[Literal["auto", "cae", "fragment-cae"], typer.Option("--model")]
-Minutes = Annotated[float, typer.Option("--minutes", min=0.01, help="Time for learning.")]
+Pattern = Annotated[str | None, _option(DATA, "--pattern", help="The same as a regex with named groups.")]
+Manifest = Annotated[
+    Path | None, _option(DATA, "--manifest", help="Manifest CSV of the frames below IMAGES.")
+]
+Masks = Annotated[
+    Path | None,
+    _option(
+        DATA, "--masks", help="Folder of masks (PNG, > 127) named as the frames: defects, or foreground."
+    ),
+]
+Model = Annotated[
+    Literal[
+        "auto", "cae", "fragment-cae", "fragment-ae", "patch-cnn", "patch-cnn-29", "segmenter", "unet-steel",
+        "supervised-ae", "supervised-ae-256", "mask-unet",
+    ],
+    _option(
+        NETWORK,
+        "--model",
+        help="From good frames: auto, cae, fragment-cae, fragment-ae. From masks of defects: patch-cnn, "
+        "segmenter. From labels: supervised-ae. From masks of the part: mask-unet. With a suffix: the "
+        "published network.",
+    ),
+]  # fmt: skip
+Minutes = Annotated[float, _option(NETWORK, "--minutes", min=0.01, help="Time for learning.")]
 Steps = Annotated[
-    int, typer.Option("--steps", min=0, help="Learn so many steps instead: repeatable exactly.")
+    int, _option(NETWORK, "--steps", min=0, help="Learn so many steps instead: repeatable exactly.")
 ]
-Seed = Annotated[int, typer.Option("--seed", min=0)]
-Threads = Annotated[int, typer.Option("--threads", min=0, help="CPU threads, at most one a core; 0: all.")]
+Seed = Annotated[int, _option(NETWORK, "--seed", min=0)]
+Threads = Annotated[
+    int, _option(NETWORK, "--threads", min=0, help="CPU threads, at most one a core; 0: all.")
+]
+Loss = Annotated[
+    str | None,
+    _option(
+        NETWORK,
+        "--loss",
+        help="l2, ssim, msgms, ssim+l2, ssim+msgms+l2; of segmenters bce, bce+dice, focal, lovasz.",
+    ),
+]
+LearningRate = Annotated[float | None, _option(NETWORK, "--learning-rate", min=1e-7, max=1.0)]
+Augment = Annotated[Literal["none", "flips", "dihedral"] | None, _option(NETWORK, "--augment")]
+Rotate = Annotated[
+    float,
+    _option(
+        NETWORK, "--rotate", min=0, max=180, help="Turn windows of good frames by up to so many degrees."
+    ),
+]
+LightOption = Annotated[
+    float, _option(NETWORK, "--light", min=0, max=0.9, help="Vary their brightness by up to this share.")
+]
+PatchRuleOption = Annotated[
+    Literal["centre", "pure"] | None,
+    _option(NETWORK, "--patch-rule", help="patch-cnn: label by the centre pixel, or only unmixed patches."),
+]
+AroundDefects = Annotated[
+    bool,
+    _option(NETWORK, "--around-defects", help="fragment-…: learn what is good in defect frames with masks."),
+]
+Fresh = Annotated[bool, _option(NETWORK, "--fresh", help="Do not continue an interrupted run.")]
+Size = Annotated[
+    str | None, _option(PREPARATION, "--size", help="Bring frames to WIDTHxHEIGHT, at most 16384 each.")
+]
+Scale = Annotated[float, _option(PREPARATION, "--scale", help="Or scale every frame.")]
+Gray = Annotated[
+    Literal["bt601", "bt709", "mean", "red", "green", "blue"],
+    _option(PREPARATION, "--gray", help="Colour to grey: luma weights, or one channel."),
+]
+Window = Annotated[
+    Literal["declared", "percentile"],
+    _option(PREPARATION, "--window", help="Which values are black and white."),
+]
+ValueRange = Annotated[
+    str | None,
+    _option(PREPARATION, "--value-range", help="LOW:HIGH stored values, in place of the declared ones."),
+]
+Illumination = Annotated[
+    Literal["none", "median"],
+    _option(PREPARATION, "--illumination", help="median: divide by the frame's median."),
+]
+ClaheOption = Annotated[bool, _option(PREPARATION, "--clahe/--no-clahe", help="Equalise contrast locally.")]
+ClaheClip = Annotated[float, _option(PREPARATION, "--clahe-clip", min=0.1, max=1000)]
+ClaheTiles = Annotated[int, _option(PREPARATION, "--clahe-tiles", min=1, max=64, help="Per side.")]
+MaskOption = Annotated[
+    Literal["none", "otsu", "watershed", "kmeans", "unet", "mean"] | None,
+    _option(
+        PREPARATION,
+        "--mask",
+        help="Blank what is not the part: by threshold, by a mask-unet (--mask-recipe), or by each view's "
+        "mean mask.",
+    ),
+]
+MaskRecipe = Annotated[
+    str | None, _option(PREPARATION, "--mask-recipe", help="Recipe of a mask-unet; implies --mask unet.")
+]
+MaskPolarity = Annotated[
+    Literal["auto", "bright", "dark"], _option(PREPARATION, "--mask-polarity", help="Of the part.")
+]
+RectifyOption = Annotated[
+    Path | None,
+    _option(
+        PREPARATION,
+        "--rectify",
+        help='JSON: {"size_px": \\[w, h], "points": {VIEW or "*": four corners}} (or homographies).',
+    ),
+]
+ScoreOf = Annotated[
+    Literal["frame", "object", "fragment"] | None,
+    _option(SCORING, "--score-of", help="Score the frame, each object of its mask, or each fragment."),
+]
+ScoreMap = Annotated[
+    Literal["l2", "l1", "ssim", "msgms"] | None, _option(SCORING, "--score-map", help="Of autoencoders.")
+]
+Statistic = Annotated[
+    Literal[
+        "peak", "mean", "max", "std", "rmse", "area", "level", "sum", "min", "mse", "absmax"
+    ] | None,
+    _option(
+        SCORING,
+        "--statistic",
+        help="What of the map is the frame's score: peak, mean, max, std, rmse, area, level; of fragments "
+        "sum, mse, std, min, max, absmax, mean.",
+    ),
+]  # fmt: skip
+Smooth = Annotated[
+    float | None, _option(SCORING, "--smooth", help="σ of the Gaussian over the map, in pixels.")
+]
+Peak = Annotated[
+    int | None, _option(SCORING, "--peak", help="Side of the window whose largest mean is the score.")
+]
+MinArea = Annotated[
+    int | None, _option(SCORING, "--min-area", min=0, help="Smaller regions of a class are specks, pixels.")
+]
 FalseReject = Annotated[
     float,
-    typer.Option("--false-reject", min=1e-6, max=0.5, help="Share of good frames that may be rejected."),
+    _option(
+        THRESHOLDS, "--false-reject", min=1e-6, max=0.5, help="Share of good frames that may be rejected."
+    ),
 ]
 TooFewOption = Annotated[
     Literal["refuse", "pool", "bound"],
-    typer.Option("--too-few", help="Where a view has too few frames for that: refuse, pool views, or bound."),
+    _option(
+        THRESHOLDS,
+        "--too-few",
+        help="Where a view has too few frames for that: refuse, pool views, or bound.",
+    ),
 ]
-Size = Annotated[str | None, typer.Option("--size", help="Bring frames to WIDTHxHEIGHT, at most 16384 each.")]
-Scale = Annotated[float, typer.Option("--scale", help="Or scale every frame.")]
-Gray = Annotated[
-    Literal["bt601", "bt709", "mean", "red", "green", "blue"],
-    typer.Option("--gray", help="Colour to grey: luma weights, or one channel."),
+ThresholdOption = Annotated[
+    Literal["conformal", "max", "median-max", "quantile", "mad", "evt"],
+    _option(THRESHOLDS, "--threshold", help="How thresholds are drawn from the scores of good frames."),
 ]
-Window = Annotated[
-    Literal["declared", "percentile"], typer.Option("--window", help="Which values are black and white.")
+KOption = Annotated[
+    float | None,
+    _option(THRESHOLDS, "--k", min=0, help="Of mad: median + k σ \\[default: from --false-reject]"),
 ]
-ValueRange = Annotated[
-    str | None, typer.Option("--value-range", help="LOW:HIGH stored values, in place of the declared ones.")
+QuantileOption = Annotated[
+    float | None,
+    _option(
+        THRESHOLDS, "--quantile", min=0.5, max=1 - 1e-6, help="Its level \\[default: from --false-reject]"
+    ),
 ]
-Illumination = Annotated[
-    Literal["none", "median"], typer.Option("--illumination", help="median: divide by the frame's median.")
+UnseenOption = Annotated[
+    Literal["refuse", "adaptive"],
+    _option(
+        THRESHOLDS, "--unseen-views", help="Views without thresholds: refuse, or estimate from the others."
+    ),
 ]
-ClaheOption = Annotated[bool, typer.Option("--clahe/--no-clahe", help="Equalise contrast locally.")]
-Loss = Annotated[Literal["l2", "ssim", "ssim+l2"] | None, typer.Option("--loss")]
-Augment = Annotated[Literal["none", "flips", "dihedral"] | None, typer.Option("--augment")]
-ScoreMap = Annotated[Literal["l2", "l1", "ssim"] | None, typer.Option("--score-map")]
-Statistic = Annotated[
-    Literal["peak", "mean", "max", "std", "rmse"] | None,
-    typer.Option("--statistic", help="What of the map is the frame's score."),
+MinRecall = Annotated[
+    float | None,
+    _option(
+        THRESHOLDS,
+        "--min-recall",
+        min=0.01,
+        max=1,
+        help="Of supervised models: the share of defects that must be found.",
+    ),
 ]
-Smooth = Annotated[float | None, typer.Option("--smooth", help="σ of the Gaussian over the map, in pixels.")]
-Peak = Annotated[
-    int | None, typer.Option("--peak", help="Side of the window whose largest mean is the score.")
-]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Do not continue an interrupted run.")]
 
 
 def learn(
+    context: typer.Context,
     images: Images,
     recipe: RecipeName,
+    preset: Preset = None,
     template: Template = None,
     pattern: Pattern = None,
     manifest: Manifest = None,
+    masks: Masks = None,
     model: Model = "auto",
     minutes: Minutes = 5.0,
     steps: Steps = 0,
     seed: Seed = 0,
     threads: Threads = 0,
-    false_reject: FalseReject = 0.05,
-    too_few: TooFewOption = "pool",
+    loss: Loss = None,
+    learning_rate: LearningRate = None,
+    augment: Augment = None,
+    rotate: Rotate = 0.0,
+    light: LightOption = 0.0,
+    patch_rule: PatchRuleOption = None,
+    around_defects: AroundDefects = False,
+    fresh: Fresh = False,
     size: Size = None,
     scale: Scale = 1.0,
     gray: Gray = "bt601",
     window: Window = "declared",
     value_range: ValueRange = None,
+    rectify: RectifyOption = None,
+    mask: MaskOption = None,
+    mask_recipe: MaskRecipe = None,
+    mask_polarity: MaskPolarity = "auto",
     illumination: Illumination = "none",
     clahe: ClaheOption = False,
-    loss: Loss = None,
-    augment: Augment = None,
+    clahe_clip: ClaheClip = 9.0,
+    clahe_tiles: ClaheTiles = 9,
+    score_of: ScoreOf = None,
     score_map: ScoreMap = None,
-    statistic: Statistic = None,
     smooth: Smooth = None,
+    statistic: Statistic = None,
     peak: Peak = None,
+    min_area: MinArea = None,
+    false_reject: FalseReject = 0.05,
+    too_few: TooFewOption = "pool",
+    threshold: ThresholdOption = "conformal",
+    k: KOption = None,
+    quantile: QuantileOption = None,
+    unseen_views: UnseenOption = "refuse",
+    min_recall: MinRecall = None,
     config: Config = None,
-    fresh: Fresh = False,
     as_json: Json = False,
 ) -> None:
-    """Learn a recipe from good frames: engine, thresholds and a report."""
-    _learn_from(locals(), calibrate=True)
+    """Learn a recipe from frames: engine, thresholds and a report. Good frames are enough."""
+    _learn_from(context, locals(), calibrate=True)
+
+
+OF_THRESHOLDS = {
+    "false_reject", "too_few", "threshold", "k", "quantile", "unseen_views", "min_recall",
+}  # fmt: skip
 
 
 def _options_of_learn(without: set[str]) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -129,10 +302,10 @@ def _options_of_learn(without: set[str]) -> Callable[[Callable[..., None]], Call
     return decorate
 
 
-@_options_of_learn(without={"false_reject", "too_few"})
+@_options_of_learn(without=OF_THRESHOLDS)
 def train(**options: Any) -> None:
     """Learn the engine only, from all good frames; `edge calibrate` with others gives it thresholds."""
-    _learn_from(options, calibrate=False)
+    _learn_from(options.pop("context"), options, calibrate=False)
 
 
 def calibrate(
@@ -141,8 +314,18 @@ def calibrate(
     template: Template = None,
     pattern: Pattern = None,
     manifest: Manifest = None,
+    masks: Masks = None,
     false_reject: FalseReject = 0.05,
     too_few: TooFewOption = "pool",
+    threshold: ThresholdOption = "conformal",
+    k: KOption = None,
+    quantile: QuantileOption = None,
+    unseen_views: UnseenOption = "refuse",
+    min_recall: MinRecall = None,
+    view_cycle: Annotated[
+        float | None,
+        typer.Option("--view-cycle", help="Where view numbers start anew: 24 for 01 to 24 all round a part."),
+    ] = None,
     value_range: ValueRange = None,
     drop_views: Annotated[
         bool, typer.Option("--drop-views", help="Allow that views calibrated so far lose their thresholds.")
@@ -156,7 +339,7 @@ def calibrate(
     frame here, unless --drop-views is given.
     """
     from edge import config as configuration
-    from edge.calibrate import calibrate_recipe, calibrated_views
+    from edge.calibrate import calibrate_recipe, calibrated_views, check_rule
     from edge.dataset import samples
     from edge.decode import Limits
     from edge.infer.bundle import load_bundle
@@ -165,27 +348,46 @@ def calibrate(
     from edge.recipes import COMPILED, check_state, find_recipe, value_range_of
     from edge.renewal import engine_to_load
 
-    _check_finite({"false_reject": false_reject})
+    _check_finite({"false_reject": false_reject, "k": k, "quantile": quantile, "view_cycle": view_cycle})
+    check_rule(threshold, k=k, quantile=quantile, unseen_views=unseen_views, view_cycle=view_cycle)
     stored = parse_range(value_range)
     settings = configuration.site(config)
     if value_range is None:
         stored = value_range_of(settings, recipe)
     known = find_recipe(settings, recipe)
     target = settings.paths.calibration / f"{known.calibration}.json"
-    dataset = samples(images, manifest=manifest, template=template, pattern=pattern)
+    dataset = samples(images, manifest=manifest, template=template, pattern=pattern, masks=masks)
     bundle = load_bundle(engine_to_load(settings.paths.engines / known.engine))
     check_state(settings)
     with console() as listen:
         for name in dataset.unmatched:
             listen(Event("calibrate", f"left out: {name}: its name does not match"))
-        result = calibrate_recipe(
-            dataset.good(), bundle,
-            open_runtime(bundle, precision="fp32", cache=settings.paths.state / COMPILED), target,
-            recipe=recipe, false_reject=false_reject, too_few=too_few,
-            limits=Limits(settings.runtime.max_pixels, settings.runtime.max_pages), value_range=stored,
-            views=() if drop_views else {*known.views, *calibrated_views(target)},
-            on_frame=lambda done, of: listen(Event("calibrate", f"frame {done + 1} of {of}", done / of)),
-        )  # fmt: skip
+        how: dict[str, Any] = {
+            "recipe": recipe,
+            "limits": Limits(settings.runtime.max_pixels, settings.runtime.max_pages),
+            "value_range": stored,
+            "views": () if drop_views else {*known.views, *calibrated_views(target)},
+            "on_frame": lambda done, of: listen(Event("calibrate", f"frame {done + 1} of {of}", done / of)),
+        }
+        runtime = open_runtime(bundle, precision="fp32", cache=settings.paths.state / COMPILED)
+        training = bundle.manifest.training
+        if training.get("truth", "none") == "none":
+            if min_recall is not None:
+                raise UsageError("--min-recall needs a model that learned from defects", hint="leave it out")
+            result = calibrate_recipe(
+                dataset.good_regions() if training.get("around_defects") else dataset.good(),
+                bundle, runtime, target, false_reject=false_reject, too_few=too_few,
+                threshold=threshold, k=k, quantile=quantile, unseen_views=unseen_views, view_cycle=view_cycle,
+                **how,
+            )  # fmt: skip
+        else:
+            from edge.calibrate_labelled import calibrate_labelled
+            from edge.judge.thresholds import ThresholdRule
+
+            rule = ThresholdRule(threshold, false_reject, k, quantile)
+            result = calibrate_labelled(
+                dataset.labelled(), bundle, runtime, target, rule=rule, min_recall=min_recall, **how
+            )
         for bad in result.unreadable:
             listen(Event("calibrate", f"left out: {bad} ({bad.reason})"))
         if result.learned:
@@ -279,13 +481,48 @@ def preprocess_from(options: Mapping[str, Any]) -> PreprocessSpec:
             size_px=parse_size(options["size"]),
             scale=options["scale"],
             illumination=options["illumination"],
-            clahe=Clahe() if options["clahe"] else None,
+            clahe=Clahe(clip=options["clahe_clip"], tiles=options["clahe_tiles"])
+            if options["clahe"]
+            else None,
+            mask=_mask_from(options),
+            rectify=_rectify_from(options["rectify"]),
         )
     except ValidationError as error:
         raise _wrong_option(error) from None
 
 
-def _learn_from(options: Mapping[str, Any], *, calibrate: bool) -> None:
+def _mask_from(options: Mapping[str, Any]) -> MaskSpec | None:
+    from edge.preprocess import MaskSpec
+
+    method = options["mask"] or ("unet" if options["mask_recipe"] else "none")
+    if options["mask_recipe"] and method not in ("unet", "mean"):
+        raise UsageError(f"--mask {method} uses no recipe", hint="leave out --mask-recipe")
+    if method == "unet" and not options["mask_recipe"]:
+        raise UsageError("--mask unet needs the recipe of a mask-unet", hint="name it with --mask-recipe")
+    return None if method == "none" else MaskSpec(method=method, polarity=options["mask_polarity"])
+
+
+def _rectify_from(file: Path | None) -> Rectify | None:
+    from pydantic import ValidationError
+
+    from edge.preprocess import Rectify
+
+    if file is None:
+        return None
+    try:
+        return Rectify.model_validate_json(file.read_bytes())
+    except OSError as error:
+        raise MissingInputError(f"{file}: cannot be read: {error.strerror}", hint="check the path") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise DataError(
+            f"{file}: {'.'.join(map(str, first['loc']))}: {first['msg']}",
+            hint='such as {"size_px": [800, 600], "points": {"*": [[9, 7], [795, 3], [801, 610], [4, 598]]}}',
+        ) from None
+
+
+def _learn_from(context: typer.Context, given: Mapping[str, Any], *, calibrate: bool) -> None:
+    options = with_preset(given, given["preset"], lambda name: _is_given(context, name))
     try:
         import onnx  # noqa: F401  # both are needed; say so before an hour of learning
         import torch  # noqa: F401
@@ -298,35 +535,68 @@ def _learn_from(options: Mapping[str, Any], *, calibrate: bool) -> None:
     from pydantic import ValidationError
 
     from edge import config as configuration
+    from edge.calibrate import check_rule
     from edge.dataset import samples
     from edge.decode import Limits
     from edge.infer.bundle import ScoreSpec
+    from edge.judge.thresholds import ThresholdRule
+    from edge.learn.augment import Light, Movement
     from edge.learn.learn import LearnRequest, learn
     from edge.learn.progress import console
+    from edge.recipes import find_recipe
+    from edge.renewal import engine_to_load
 
     _check_finite(options)
     check_threads(options["threads"])
     settings = configuration.site(options["config"])
-    named = {"map": "score_map", "statistic": "statistic", "smooth_px": "smooth", "peak_px": "peak"}
+    named = {
+        "map": "score_map", "statistic": "statistic", "smooth_px": "smooth", "peak_px": "peak",
+        "of": "score_of", "min_area_px": "min_area",
+    }  # fmt: skip
     score = {key: options[option] for key, option in named.items() if options[option] is not None}
     try:
         ScoreSpec.model_validate(score)
     except ValidationError as error:
         raise _wrong_option(error) from None
-    same = ("recipe", "model", "minutes", "steps", "seed", "threads", "loss", "fresh")
-    thresholds = ("false_reject", "too_few") if calibrate else ()
+    same = (
+        "recipe",
+        "model",
+        "minutes",
+        "steps",
+        "seed",
+        "threads",
+        "loss",
+        "learning_rate",
+        "fresh",
+        "around_defects",
+    )
+    thresholds = ("too_few", "unseen_views", "min_recall") if calibrate else ()
+    rule = ThresholdRule()
+    if calibrate:
+        chosen = options["threshold"], options["k"], options["quantile"]
+        check_rule(chosen[0], k=chosen[1], quantile=chosen[2], unseen_views=options["unseen_views"])
+        rule = ThresholdRule(chosen[0], options["false_reject"], *chosen[1:])
+    mask_engine = None
+    if options["mask_recipe"]:
+        mask_engine = settings.paths.engines / find_recipe(settings, options["mask_recipe"]).engine
     request = LearnRequest(
         dataset=samples(
             options["images"],
             manifest=options["manifest"],
             template=options["template"],
             pattern=options["pattern"],
+            masks=options["masks"],
         ),
         engines=settings.paths.engines,
         calibration=settings.paths.calibration,
         preprocess=preprocess_from(options),
         score=score,
+        mask_engine=mask_engine and engine_to_load(mask_engine),
+        rule=rule,
         augmentation=options["augment"],
+        movement=Movement(degrees=options["rotate"]),
+        light=Light(gain=options["light"]),
+        patch_rule=options["patch_rule"] or "centre",
         limits=Limits(settings.runtime.max_pixels, settings.runtime.max_pages),
         calibrate=calibrate,
         **{name: options[name] for name in (*same, *thresholds)},
@@ -334,6 +604,12 @@ def _learn_from(options: Mapping[str, Any], *, calibrate: bool) -> None:
     with console() as listen:
         result = learn(request, listen)
     _answer(_learning_facts(result), options["as_json"])
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    """Whether an option was typed, not left at its default."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _check_finite(options: Mapping[str, Any]) -> None:
@@ -385,13 +661,33 @@ def _calibration_facts(result: Calibrated) -> dict[str, Any]:
                 "threshold": view.threshold,
                 "frames": len(view.scores),
                 "basis": view.basis,
+                "method": view.method,
                 "false_reject_bound": view.false_reject_bound,
+                "false_reject_estimate": view.false_reject_estimate,
             }
             for name, view in calibration.views.items()
         },
+        "unseen_views": _unseen_facts(calibration.adaptive) if calibration.adaptive else None,
         "left_out": list(result.learned),
         "warnings": result.shortfalls(),
     }
+
+
+def _unseen_facts(model: AdaptiveModel) -> dict[str, Any]:
+    """How far estimated thresholds lay from those of views left out, as factors."""
+    return {
+        "error_factor": math.exp(model.loo_error),
+        "margin_factor": math.exp(model.margin),
+        "error_factor_without_neighbours": math.exp(model.loo_error_alone),
+        "margin_factor_without_neighbours": math.exp(model.margin_alone),
+        "foreground_ratio": list(model.foreground_ratio),
+        "cycle": model.cycle,
+    }
+
+
+def _estimated(view: Mapping[str, Any]) -> str:
+    share = view["false_reject_estimate"]
+    return "" if share is None else f", about {share:.2%} as far as its assumption holds"
 
 
 def _answer(facts: Mapping[str, Any], as_json: bool) -> None:
@@ -404,5 +700,11 @@ def _answer(facts: Mapping[str, Any], as_json: bool) -> None:
     for name, view in facts.get("views", {}).items():
         print(
             f"view {name:<7} threshold {view['threshold']:.4g} from {view['frames']} frames "
-            f"({view['basis']}), rejects at most {view['false_reject_bound']:.1%} of good frames"
+            f"({view['basis']}, {view['method']}), rejects at most {view['false_reject_bound']:.1%} of good "
+            f"frames{_estimated(view)}"
+        )
+    if unseen := facts.get("unseen_views"):
+        print(
+            f"views never seen: thresholds estimated within a factor of about {unseen['error_factor']:.2f} "
+            f"(each view by the others), raised by {unseen['margin_factor']:.2f}"
         )

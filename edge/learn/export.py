@@ -20,8 +20,8 @@ OPSET = 18
 GOLDEN_TILES = 2
 
 
-def to_onnx(network: nn.Module, tile_px: int) -> bytes:
-    """A network as a checked ONNX model: input `tiles`, output `answers`, both (batch, 1, size, size).
+def to_onnx(network: nn.Module, tile_px: int, outputs: Sequence[str] = ("answers",)) -> bytes:
+    """A network as a checked ONNX model: input `tiles`, (batch, 1, size, size); output `answers`, (batch, …).
 
     Only the batch is dynamic. Weights are inside; there is no second file.
     """
@@ -33,7 +33,7 @@ def to_onnx(network: nn.Module, tile_px: int) -> bytes:
             dynamo=True,
             dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},),
             input_names=["tiles"],
-            output_names=["answers"],
+            output_names=list(outputs),
             opset_version=OPSET,
             verbose=False,
         )

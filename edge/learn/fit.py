@@ -18,14 +18,13 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from edge.artifacts import write_atomic
 from edge.errors import DataError, TryAgainError
-from edge.learn.datasets import Windows
 from edge.learn.losses import LossName, reconstruction_loss
 
 CHECKPOINT_EVERY_S = 20.0
@@ -40,16 +39,32 @@ SHOW_CURSOR = "\x1b[?25h"  # a progress bar hides it
 RESTARTS = 2  # after a loss that is not finite, each at a third of the learning rate
 
 
+Batch = Tensor | tuple[Tensor, ...]
+"""Inputs alone, which are then their own targets, or inputs and their targets."""
+
+Objective = Callable[[Any, Batch], Tensor]
+"""(the network's float32 answers to the inputs: a tensor, or a tuple of them; the batch) → a scalar loss."""
+
+
+class Batches(Protocol):
+    """What a network learns from; which batch a step gets depends on nothing but its number."""
+
+    def at(self, step: int) -> Batch:
+        """The step's batch; inputs are (n, 1, h, w) float32 in 0..1."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class FitSpec:
     """How to learn. `steps` of 0 means: as many as fit into `minutes`."""
 
-    loss: LossName
+    loss: str
     learning_rate: float
     minutes: float
     steps: int = 0
     seed: int = 0
     bf16: bool = False  # activations in bfloat16: twice as fast where the CPU has the instructions
+    validation_batches: int = 2  # of each validation, always the same ones
 
 
 @dataclass(slots=True)
@@ -78,15 +93,17 @@ class Fit:
         self,
         network: nn.Module,
         spec: FitSpec,
-        train: Windows,
-        validation: Windows,
+        train: Batches,
+        validation: Batches,
         *,
+        objective: Objective | None = None,
         checkpoint: Path | None = None,
         key: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's own gap
         self.spec, self.train, self.validation = spec, train, validation
+        self.objective = objective or reconstruction(cast(LossName, spec.loss))
         self.checkpoint, self.key, self.clock = checkpoint, key, clock
         self.progress = Progress()
         self.best: dict[str, Tensor] = _copied(network)
@@ -188,15 +205,17 @@ class Fit:
         if due or self.share >= 1.0:
             self._validate()
 
-    def _loss(self, windows: Tensor) -> Tensor:
+    def _loss(self, batch: Batch) -> Tensor:
+        inputs = batch if isinstance(batch, Tensor) else batch[0]
         with torch.autocast("cpu", torch.bfloat16, enabled=self.spec.bf16):
-            answers = self.network(windows.contiguous(memory_format=torch.channels_last))
-        return reconstruction_loss(self.spec.loss, windows, answers.float())
+            answers = self.network(inputs.contiguous(memory_format=torch.channels_last))
+        return self.objective(_float32(answers), batch)
 
     def _validate(self) -> None:
         self.network.eval()
         with torch.no_grad():
-            loss = sum(float(self._loss(self.validation.at(k))) for k in range(2)) / 2
+            count = self.spec.validation_batches
+            loss = sum(float(self._loss(self.validation.at(k))) for k in range(count)) / count
         progress = self.progress
         progress.curve.append((progress.step, sum(self._recent) / len(self._recent), loss))
         self._recent = []
@@ -228,6 +247,20 @@ class Fit:
         self.progress.step += 1  # other windows than those that diverged
         self.network.load_state_dict(self.best)
         self.optimizer = _optimizer(self.network, self.spec.learning_rate)
+
+
+def reconstruction(loss: LossName) -> Objective:
+    """The objective of autoencoders: inputs are their own targets."""
+
+    def objective(answers: Tensor, batch: Batch) -> Tensor:
+        inputs = batch if isinstance(batch, Tensor) else batch[0]
+        return reconstruction_loss(loss, inputs, answers)
+
+    return objective
+
+
+def _float32(answers: Any) -> Any:
+    return answers.float() if isinstance(answers, Tensor) else tuple(answer.float() for answer in answers)
 
 
 def _rate(share: float) -> float:

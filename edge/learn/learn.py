@@ -1,9 +1,8 @@
-"""Good frames → bundle, calibration and report: the orchestration, top to bottom."""
+"""Frames → bundle, calibration and report: the orchestration, top to bottom."""
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,29 +10,33 @@ from typing import Any
 
 import torch
 
-from edge.calibrate import Calibrated, calibrate_recipe, learned_id
-from edge.dataset import Dataset, Sample, Unreadable, count_by_view, frames
+from edge.calibrate import Calibrated, calibrate_recipe
+from edge.calibrate_labelled import calibrate_labelled
+from edge.dataset import Dataset, Sample, Unreadable, count_by_view
 from edge.decode import Limits
 from edge.errors import BundleError, DataError, UnavailableError, UsageError
-from edge.infer.bundle import Bundle, ScoreSpec, load_bundle, write_bundle
+from edge.infer.bundle import EXPLAIN_MODEL, Bundle, ScoreSpec, load_bundle, write_bundle
 from edge.infer.compile import open_runtime, prove
 from edge.infer.runtime import Runtime
-from edge.judge.calibration import TooFew
-from edge.learn.datasets import Augmentation, Plane16, PlaneStore, Windows
+from edge.judge.calibration import TooFew, UnseenViews
+from edge.judge.thresholds import ThresholdRule
+from edge.learn.augment import Light, Movement
+from edge.learn.datasets import Augmentation, PlaneStore
 from edge.learn.export import golden_pair, to_onnx
 from edge.learn.fit import Fit, FitSpec, Progress, cpu_has_bf16, threads
-from edge.learn.losses import LossName
-from edge.learn.models import MODELS, ModelKind, choose
+from edge.learn.masks import mean_masks, with_mask_network
+from edge.learn.models import MODELS, ModelKind, Task, Truth, choose, of_name
+from edge.learn.patches import PatchRule
 from edge.learn.progress import Event, Listener, silent
 from edge.learn.report import write_report
-from edge.learn.split import Split, all_to_learn, split
+from edge.learn.specimens import Reading, Specimen, classes_of, read_specimens
+from edge.learn.split import Labelled, Split, all_to_learn, split, split_labelled
 from edge.options import check_recipe_name
 from edge.preprocess import PreprocessSpec
 from edge.renewal import Renewal
-from edge.types import DEFAULT_VIEW, ImageInfo
+from edge.types import DEFAULT_VIEW
 
 DEFAULT_LIMITS = Limits(max_pixels=200_000_000, max_pages=64)
-VALIDATION_BATCH = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,27 +51,24 @@ class LearnRequest:
     minutes: float = 5.0
     steps: int = 0  # instead of minutes: a run that can be repeated bit for bit
     seed: int = 0
-    false_reject: float = 0.05
+    rule: ThresholdRule = field(default_factory=ThresholdRule)
     too_few: TooFew = "pool"
+    unseen_views: UnseenViews = "refuse"
+    min_recall: float | None = None  # of supervised networks: the share of defects that must be found
     preprocess: PreprocessSpec = field(default_factory=PreprocessSpec)  # its tiles: the model's
+    mask_engine: Path | None = None  # the bundle of a mask-unet, for preprocess.mask.method = "unet"
     score: Mapping[str, Any] = field(default_factory=dict)  # overrides of the model's ScoreSpec
-    loss: LossName | None = None
+    loss: str | None = None
+    learning_rate: float | None = None
     augmentation: Augmentation | None = None
+    movement: Movement = field(default_factory=Movement)  # of autoencoders' windows, beside the augmentation
+    light: Light = field(default_factory=Light)
+    patch_rule: PatchRule = "centre"
+    around_defects: bool = False  # learn what is good in defect frames with masks, too
     limits: Limits = DEFAULT_LIMITS
     calibrate: bool = True
     fresh: bool = False
     threads: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class GoodPlane:
-    """A frame that can be learned from."""
-
-    sample: Sample
-    view: str
-    group: str  # part, or the file where it names none
-    digest: str
-    plane: Plane16
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +97,8 @@ def learn(request: LearnRequest, listen: Listener = silent) -> LearnResult:
         CannotWriteError: the recipe cannot be written.
     """
     check_recipe_name(request.recipe)
-    if request.model != "auto" and request.model not in MODELS:
-        raise UsageError(f"no model {request.model!r}", hint=f"choose auto, {', '.join(MODELS)}")
+    if request.model != "auto":
+        of_name(request.model)
     renewal = Renewal(request.engines / request.recipe, request.calibration / f"{request.recipe}.json")
     renewal.clear()
     store = PlaneStore(renewal.resume / "planes.f16")
@@ -110,33 +110,50 @@ def learn(request: LearnRequest, listen: Listener = silent) -> LearnResult:
 
 
 def _learn(request: LearnRequest, renewal: Renewal, store: PlaneStore, listen: Listener) -> LearnResult:
+    kind = None if request.model == "auto" else of_name(request.model)
+    truth = _truth(request, kind)
+    wanted = _wanted(request, truth)
+    preprocess, extra = _preprocessing(request, kind, renewal, wanted, listen)
+    classes = classes_of(wanted) if truth == "pixels" else ()
     unreadable: list[Unreadable] = []
-    good = _read(request, store, unreadable, listen)
-    name, why = _model(request, good)
-    kind = MODELS[name]
+    reading = Reading(preprocess, request.limits, truth, classes, renewal.new_engine)
+    specimens = read_specimens(wanted, reading, store, unreadable, listen)
+    for sentence in _left_out(request, unreadable):
+        listen(Event("prepare", f"left out: {sentence}"))
+    name, why = _model(request, specimens)
+    kind = of_name(name)
+    preprocess = preprocess.model_copy(update={"tiles": kind.tiles})
     listen(Event("prepare", f"model {name}: {why}"))
-    parts = _split(request, good)
-    uses = {use: [g for g in good if g.group in set(getattr(parts, use))] for use in Split.__slots__}
-    counts = {use: count_by_view(g.view for g in members) for use, members in uses.items()}
-    preprocess = request.preprocess.model_copy(update={"tiles": kind.tiles})
-    fit = _fit(request, kind, name, preprocess, uses, renewal.resume / "checkpoint.pt")
+    parts = _split(request, kind, specimens)
+    uses = {use: [s for s in specimens if s.group in set(getattr(parts, use))] for use in Split.__slots__}
+    counts = {use: count_by_view(s.view for s in members) for use, members in uses.items()}
+    fit = _fit(request, kind, name, preprocess, classes, uses, renewal.resume / "checkpoint.pt")
     _announce(request, fit, counts, listen)
     progress = fit.run(lambda share, at: listen(Event("learn", _at(at), share)))
     listen(Event("learn", f"learned {progress.step} steps in {progress.elapsed_s:.0f} s: {progress.stopped}"))
 
+    network = kind.finish(fit.network)
+    if kind.explain is not None:
+        explained = to_onnx(
+            kind.explain(fit.network), kind.tiles.size_px, outputs=("activations", "gradients")
+        )
+        extra = {**extra, EXPLAIN_MODEL: explained}
+    planes = [s.labelled.plane for s in uses["train"]]
     bundle = write_bundle(
         renewal.new_engine,
         name=request.recipe,
         model=name,
         preprocess=preprocess,
         score=ScoreSpec.model_validate(kind.score.model_dump() | dict(request.score)),
-        output="reconstruction",
-        onnx=to_onnx(fit.network, kind.tiles.size_px),
-        golden=golden_pair(fit.network, [g.plane for g in uses["train"]], kind.tiles, request.seed),
-        training=_training(request, fit, uses, counts, why),
+        output=kind.output,
+        onnx=to_onnx(network, kind.tiles.size_px),
+        golden=golden_pair(network, planes, kind.tiles, request.seed),
+        training=_training(request, kind, fit, uses, counts, why),
+        classes=classes if kind.names_classes else (),
+        extra=extra,
     )
     runtime, agreement = _agreement(bundle)
-    calibrated = _calibrate(request, uses["calibration"], bundle, runtime, renewal.new_calibration, listen)
+    calibrated = _calibrate(request, kind, uses["calibration"], bundle, runtime, renewal, listen)
     write_report(
         renewal.new_engine / "report.html",
         bundle=bundle,
@@ -163,57 +180,77 @@ def _learn(request: LearnRequest, renewal: Renewal, store: PlaneStore, listen: L
     )
 
 
-def _read(
-    request: LearnRequest, store: PlaneStore, unreadable: list[Unreadable], listen: Listener
-) -> list[GoodPlane]:
-    wanted = request.dataset.good()
+def _truth(request: LearnRequest, kind: ModelKind | None) -> Truth:
+    """What the network is told.
+
+    Raises:
+        UsageError: it cannot learn from defect frames what is good in them.
+    """
+    if not request.around_defects:
+        return kind.truth if kind else "none"
+    if kind is None or not kind.can_go_around:
+        able = ", ".join(name for name, known in MODELS.items() if known.can_go_around)
+        raise UsageError(f"model {request.model} cannot learn around defects", hint=f"choose {able}")
+    return "good regions"
+
+
+def _wanted(request: LearnRequest, truth: Truth) -> Sequence[Sample]:
+    """The frames that a network with that truth learns from.
+
+    Raises:
+        DataError: there are none, or none of a kind it needs.
+    """
+    supervised = truth in ("pixels", "frames")
+    wanted = request.dataset.good() if truth == "none" else request.dataset.labelled()
+    if truth == "good regions":
+        wanted = request.dataset.good_regions()
     if not wanted:
         raise DataError(
-            f"{request.dataset.source}: no good frame to learn from among {len(request.dataset.samples)}",
-            hint="rows need label = good, and a split that is not test",
+            f"{request.dataset.source}: no {'labelled' if supervised else 'good'} frame to learn from among "
+            f"{len(request.dataset.samples)}",
+            hint="rows need label = good"
+            + (" or defect" if supervised else "")
+            + ", and a split that is not test",
             reason="too_few_frames",
         )
-    found: list[GoodPlane] = []
-    images: list[ImageInfo] = []
-    seen = set()
-    for sample, frame in frames(wanted, request.preprocess, request.limits, unreadable=unreadable):
-        seen.add(sample.path)
-        listen(Event("prepare", sample.path, len(seen) / len(wanted)))
-        images.append(frame.image)
-        found.append(
-            GoodPlane(
-                sample=sample,
-                view=frame.identity.view or DEFAULT_VIEW,
-                group=sample.part or f"file {sample.path}",
-                digest=learned_id(frame.image.sha256),
-                plane=store.keep(frame.plane),
-            )
-        )
-    for sentence in _left_out(request, unreadable):
-        listen(Event("prepare", f"left out: {sentence}"))
-    if not found:
+    if supervised and not any(sample.label == "defect" for sample in wanted):
         raise DataError(
-            f"none of {len(wanted)} good frames can be read: {unreadable[0]}",
-            hint="look at the files",
+            f"{request.dataset.source}: model {request.model} learns from defects, and there is none",
+            hint="label defect frames (and give masks) by --masks DIR or a manifest, or choose --model auto, "
+            "which learns from good frames",
+            reason="too_few_frames",
         )
-    for sentence in unlike_each_other(images):
-        listen(Event("prepare", sentence))
-    return found
+    return wanted
 
 
-def unlike_each_other(images: Sequence[ImageInfo]) -> list[str]:
-    """What a person should know before learning from a folder into which other files have strayed."""
-    said = []
-    sizes = Counter((image.width, image.height) for image in images)
-    (width, height), usual = sizes.most_common(1)[0]
-    if len(sizes) > 1:
-        rest = f"the rest of other sizes ({len(sizes) - 1})"
-        said.append(f"{usual} of {len(images)} frames are {width}×{height}, {rest}")
-    depths = Counter(image.bits for image in images)
-    if len(depths) > 1:
-        listed = ", ".join(f"{count} of {bits} bits" for bits, count in depths.most_common())
-        said.append(f"frames differ in bit depth: {listed}")
-    return said
+def _preprocessing(
+    request: LearnRequest,
+    kind: ModelKind | None,
+    renewal: Renewal,
+    wanted: Sequence[Sample],
+    listen: Listener,
+) -> tuple[PreprocessSpec, dict[str, bytes]]:
+    """The recipe's preprocessing, and the files that its masks need, which lie in the new bundle already.
+
+    Raises:
+        UsageError: options that exclude each other.
+    """
+    spec = request.preprocess
+    if kind is not None and kind.size_px is not None:
+        if spec.size_px not in (None, kind.size_px) or spec.scale != 1:
+            width, height = kind.size_px
+            raise UsageError(
+                f"model {request.model} sees frames at {width}×{height}", hint="leave out --size and --scale"
+            )
+        spec = spec.model_copy(update={"size_px": kind.size_px})
+    if spec.mask is None or not spec.mask.needs_files:
+        return spec, {}
+    renewal.new_engine.mkdir(parents=True, exist_ok=True)
+    if spec.mask.method == "mean":
+        return spec, mean_masks(spec, request, renewal.new_engine, wanted, listen)
+    if request.mask_engine is None:
+        raise UsageError("no network that finds the foreground", hint="name its recipe with --mask-recipe")
+    return with_mask_network(spec, request.mask_engine, renewal.new_engine)
 
 
 def _left_out(request: LearnRequest, unreadable: Sequence[Unreadable]) -> list[str]:
@@ -221,19 +258,28 @@ def _left_out(request: LearnRequest, unreadable: Sequence[Unreadable]) -> list[s
     return unmatched + [f"{bad} ({bad.reason})" for bad in unreadable]
 
 
-def _model(request: LearnRequest, good: Sequence[GoodPlane]) -> tuple[str, str]:
+def _model(request: LearnRequest, specimens: Sequence[Specimen]) -> tuple[str, str]:
     if request.model != "auto":
         return request.model, "as asked for"
-    return choose([(g.plane.shape[0], g.plane.shape[1]) for g in good])
+    shapes = [s.labelled.plane.shape for s in specimens]
+    return choose([(shape[0], shape[1]) for shape in shapes])
 
 
-def _split(request: LearnRequest, good: Sequence[GoodPlane]) -> Split:
-    groups: dict[str, list[str]] = {}
-    for g in good:
-        groups.setdefault(g.group, []).append(g.view)
-    if not request.calibrate:
-        return all_to_learn(groups, seed=request.seed)
-    return split(groups, seed=request.seed, false_reject=request.false_reject, too_few=request.too_few)
+def _split(request: LearnRequest, kind: ModelKind, specimens: Sequence[Specimen]) -> Split:
+    if kind.truth in ("pixels", "frames"):
+        groups = [Labelled(s.group, s.is_defect, s.sample.split) for s in specimens]
+        return split_labelled(groups, seed=request.seed)
+    views: dict[str, list[str]] = {}
+    for s in specimens:
+        views.setdefault(s.group, []).append(s.view)
+    if not request.calibrate or kind.truth == "foreground":
+        return all_to_learn(views, seed=request.seed)
+    return split(
+        views,
+        seed=request.seed,
+        rule=request.rule,
+        too_few=request.too_few,
+    )
 
 
 def _fit(
@@ -241,35 +287,48 @@ def _fit(
     kind: ModelKind,
     name: str,
     preprocess: PreprocessSpec,
-    uses: Mapping[str, Sequence[GoodPlane]],
+    classes: Sequence[str],
+    uses: Mapping[str, Sequence[Specimen]],
     checkpoint: Path,
 ) -> Fit:
+    loss = request.loss or kind.loss
+    if loss not in kind.losses:
+        raise UsageError(f"--loss {loss}: model {name} learns with {', '.join(kind.losses)}")
+    has_views = any(s.view != DEFAULT_VIEW for s in uses["train"])
+    augmentation = request.augmentation or ("none" if has_views and kind.truth == "none" else None)
+    task = Task(
+        planes=[s.labelled for s in uses["train"]],
+        tiles=kind.tiles,
+        classes=max(1, len(classes)),
+        seed=request.seed,
+        augmentation=augmentation,
+        movement=request.movement,
+        light=request.light,
+        patch_rule=request.patch_rule,
+        around_defects=request.around_defects,
+    )
+    held = [s.labelled for s in uses["validation"]] or task.planes
+    train = kind.batches(kind, task)
+    validation = kind.batches(kind, replace(task, planes=held, seed=request.seed + 1_000_003, varied=False))
     spec = FitSpec(
-        loss=request.loss or kind.loss,
-        learning_rate=kind.learning_rate,
+        loss=loss,
+        learning_rate=request.learning_rate or kind.learning_rate,
         minutes=request.minutes,
         steps=request.steps,
         seed=request.seed,
         bf16=cpu_has_bf16(),
+        validation_batches=getattr(validation, "batches", kind.validation_batches),
     )
-    has_views = any(g.view != DEFAULT_VIEW for g in uses["train"])
-    augmentation = request.augmentation or ("none" if has_views else "flips")
-    train = Windows(
-        [g.plane for g in uses["train"]], kind.tiles, kind.window_px, kind.batch, augmentation, request.seed
-    )
-    held = uses["validation"] or uses["train"]
-    validation = Windows(
-        [g.plane for g in held],
-        kind.tiles,
-        kind.window_px,
-        VALIDATION_BATCH,
-        "none",
-        request.seed + 1_000_003,
-    )
-    digests = [[g.digest for g in uses[use]] for use in sorted(uses)]
-    key = hashlib.sha256(repr((name, preprocess.digest, spec, augmentation, digests)).encode()).hexdigest()
+    fingerprints = [[s.fingerprint for s in uses[use]] for use in sorted(uses)]
+    about = (name, preprocess.digest, spec, replace(task, planes=()), fingerprints)
+    key = hashlib.sha256(repr(about).encode()).hexdigest()
     torch.manual_seed(request.seed)
-    return Fit(kind.build(), spec, train, validation, checkpoint=checkpoint, key=key)
+    network = kind.build(task.classes)
+    kind.prepare(network, task.planes)
+    return Fit(
+        network, spec, train, validation, objective=kind.objective(loss, task.planes), checkpoint=checkpoint,
+        key=key,
+    )  # fmt: skip
 
 
 def _announce(
@@ -295,14 +354,18 @@ def _at(progress: Progress) -> str:
 
 def _training(
     request: LearnRequest,
+    kind: ModelKind,
     fit: Fit,
-    uses: Mapping[str, Sequence[GoodPlane]],
+    uses: Mapping[str, Sequence[Specimen]],
     counts: Mapping[str, Mapping[str, int]],
     why: str,
 ) -> dict[str, Any]:
-    learned = sorted({g.digest for use in ("train", "validation") for g in uses[use]})
+    # the thresholds of a supervised network come from the frames that only stopped its learning
+    learning = ("train",) if kind.truth in ("pixels", "frames") else ("train", "validation")
+    learned = sorted({s.digest for use in learning for s in uses[use]})
     return {
         "why_model": why,
+        "truth": kind.truth,
         "seed": request.seed,
         "steps": fit.progress.step,
         "best_step": fit.progress.best_step,
@@ -312,13 +375,16 @@ def _training(
         "loss": fit.spec.loss,
         "validation_loss": fit.progress.best_loss,
         "learning_rate": fit.spec.learning_rate,
-        "window_px": fit.train.size_px,
-        "batch": fit.train.batch,
-        "augmentation": fit.train.augmentation,
+        "window_px": kind.window_px,
+        "batch": kind.batch,
+        "augmentation": request.augmentation or "the model's own",
+        "around_defects": request.around_defects,
+        **kind.facts,
         "bf16": fit.spec.bf16,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "frames": {use: dict(views) for use, views in counts.items()},
+        "defect_frames": {use: sum(s.is_defect for s in members) for use, members in uses.items()},
         "learned_from_sha256": hashlib.sha256("".join(learned).encode()).hexdigest(),
         "learned_from": learned,
     }
@@ -337,25 +403,32 @@ def _agreement(bundle: Bundle) -> tuple[Runtime, dict[str, float | str]]:
 
 def _calibrate(
     request: LearnRequest,
-    held: Sequence[GoodPlane],
+    kind: ModelKind,
+    held: Sequence[Specimen],
     bundle: Bundle,
     runtime: Runtime,
-    file: Path,
+    renewal: Renewal,
     listen: Listener,
 ) -> Calibrated | None:
-    if not request.calibrate:
+    if not request.calibrate or kind.truth == "foreground":
         return None
-    calibrated = calibrate_recipe(
-        list({g.sample.path: g.sample for g in held}.values()),
-        bundle,
-        runtime,
-        file,
-        recipe=request.recipe,
-        false_reject=request.false_reject,
-        too_few=request.too_few,
-        limits=request.limits,
-        on_frame=lambda done, of: listen(Event("calibrate", f"frame {done + 1} of {of}", done / of)),
-    )
+    samples = list({s.sample.path: s.sample for s in held}.values())
+    rule = request.rule
+    shared: dict[str, Any] = {
+        "recipe": request.recipe,
+        "limits": request.limits,
+        "on_frame": lambda done, of: listen(Event("calibrate", f"frame {done + 1} of {of}", done / of)),
+    }
+    file = renewal.new_calibration
+    if kind.truth == "none":
+        calibrated = calibrate_recipe(
+            samples, bundle, runtime, file, false_reject=rule.false_reject, threshold=rule.method, k=rule.k,
+            quantile=rule.quantile, too_few=request.too_few, unseen_views=request.unseen_views, **shared,
+        )  # fmt: skip
+    else:
+        calibrated = calibrate_labelled(
+            samples, bundle, runtime, file, rule=rule, min_recall=request.min_recall, **shared
+        )
     for sentence in calibrated.shortfalls():
         listen(Event("calibrate", f"WARNING {sentence}"))
     return calibrated

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from edge.artifacts import write_atomic
-from edge.calibrate import Calibrated, CalibrationFrame
+from edge.calibrate import BASIS, Calibrated, CalibrationFrame
 from edge.dataset import frames
 from edge.decode import Limits
 from edge.infer.bundle import Bundle
 from edge.infer.runtime import Runtime
-from edge.judge.calibration import frames_needed
-from edge.pipeline import Inspector
+from edge.judge.thresholds import frames_needed
+from edge.pipeline import Inspector, planes_of
 from edge.report import data_url, environment_of_this_machine, heat, render
 from edge.report.charts import loss_curve, score_histogram
 
@@ -78,8 +78,9 @@ def _views(calibrated: Calibrated) -> list[dict[str, Any]]:
         {
             "name": name,
             "limits": limits,
-            "median": float(np.median(limits.scores)) / limits.threshold,
-            "highest": max(limits.scores) / limits.threshold,
+            "basis": BASIS[limits.basis],
+            "median": float(np.median(limits.scores or (0.0,))) / limits.threshold,
+            "highest": max(limits.scores, default=0.0) / limits.threshold,
             "chart": score_histogram(limits.scores, limits.threshold),
         }
         for name, limits in calibrated.calibration.views.items()
@@ -101,9 +102,10 @@ def _worst(
     inspector = Inspector(bundle, runtime)
     pictures = []
     for entry in sorted(calibrated.frames, key=relative, reverse=True)[:WORST_FRAMES]:
-        pages = frames([entry.sample], bundle.manifest.preprocess, limits)
-        plane = next(frame.plane for _, frame in pages if frame.image.page == entry.page)
-        (score,) = inspector.score([plane])
+        pages = frames([entry.sample], bundle.manifest.preprocess, limits, assets=bundle.folder)
+        frame = next(frame for _, frame in pages if frame.image.page == entry.page)
+        (score,) = inspector.score([planes_of(frame)])
+        plane = frame.plane
         overlay = heat(plane, score.map, views[entry.good.view].pixel_threshold)
         pictures.append(
             Picture(

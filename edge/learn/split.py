@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from edge.errors import DataError
-from edge.judge.calibration import TooFew, check_enough, frames_needed
+from edge.judge.calibration import TooFew, check_enough
+from edge.judge.thresholds import ThresholdRule, frames_needed_by
 
 CALIBRATION_SHARE = 0.3
 VALIDATION_SHARE = 0.1
+LABELLED_VALIDATION_SHARE = 0.2  # 16 of the 80 % that 64/16/20 leaves beside the test
 # With fewer groups than this all are learned from, and validation takes its own windows of the same frames
 LEAST_GROUPS_TO_VALIDATE = 10
 
@@ -29,7 +31,7 @@ def split(
     groups: Mapping[str, Sequence[str]],
     *,
     seed: int,
-    false_reject: float,
+    rule: ThresholdRule,
     too_few: TooFew,
     share: float = CALIBRATION_SHARE,
 ) -> Split:
@@ -45,16 +47,17 @@ def split(
     if len(groups) < 2:
         raise DataError(
             f"good frames of {len(groups)} part only: at least 2 are needed, from different parts: "
-            f"one to learn, one to calibrate a threshold with; {frames_needed(false_reject)} more for a "
-            f"threshold that rejects at most {false_reject:.1%} of good frames",
+            f"one to learn, one to calibrate a threshold with; {frames_needed_by(rule)} more for a "
+            f"threshold that rejects at most {rule.estimate:.1%} of good frames",
             hint="give more good frames, or allow learning from rows that are split = test",
             reason="too_few_frames",
         )
     order = [str(name) for name in np.random.default_rng(seed).permutation(sorted(groups))]
     totals = _count(groups, groups)
-    wanted = {view: _calibration_frames(n, share, false_reject) for view, n in totals.items()}
+    wanted = {view: _calibration_frames(n, share, frames_needed_by(rule)) for view, n in totals.items()}
     calibration = _take(order, groups, totals, wanted)
-    check_enough({view: 0 for view in totals} | _count(groups, calibration), false_reject, too_few)
+    counts = {view: 0 for view in totals} | _count(groups, calibration)
+    check_enough(counts, rule.false_reject, too_few, rule)
     rest = [name for name in order if name not in calibration]
     held = _held_for_validation(len(rest))
     return Split(
@@ -64,8 +67,7 @@ def split(
     )
 
 
-def _calibration_frames(total: int, share: float, false_reject: float) -> int:
-    needed = frames_needed(false_reject)
+def _calibration_frames(total: int, share: float, needed: int) -> int:
     return max(1, round(share * total), needed if needed <= total // 2 else 0)
 
 
@@ -96,6 +98,52 @@ def _count(groups: Mapping[str, Sequence[str]], names: Iterable[str]) -> dict[st
         for view in groups[name]:
             counts[view] = counts.get(view, 0) + 1
     return counts
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """A frame of a group, as the split of supervised networks sees it."""
+
+    group: str
+    is_defect: bool
+    split: str = ""  # as the manifest proposes
+
+
+def split_labelled(
+    frames: Sequence[Labelled], *, seed: int, share: float = LABELLED_VALIDATION_SHARE
+) -> Split:
+    """Groups to learn from, and groups that stop the learning and give the thresholds.
+
+    Rows that a manifest puts into validation (or calibration) are those; otherwise `share` of the groups with
+    defects and of those without, drawn by the seed, at least one of each kind where there are two. No group
+    is on two sides: one with a row in validation is there as a whole.
+
+    Raises:
+        DataError: nothing is left to learn from, or no defect.
+    """
+    has_defect: dict[str, bool] = {}
+    for frame in frames:
+        has_defect[frame.group] = has_defect.get(frame.group, False) or frame.is_defect
+    proposed = {f.group for f in frames if f.split in ("validation", "val", "calibration")}
+    held = proposed or set(_drawn(has_defect, seed, share))
+    train = [group for group in has_defect if group not in held]
+    if not any(has_defect[group] for group in train):
+        raise DataError(
+            f"defect frames of {sum(has_defect.values())} parts: at least 2 are needed, from different "
+            "parts: one to learn, one to choose thresholds with",
+            hint="give more defect frames, or leave some out of split = validation",
+            reason="too_few_frames",
+        )
+    validation = tuple(sorted(held))
+    return Split(train=tuple(sorted(train)), validation=validation, calibration=validation)
+
+
+def _drawn(has_defect: Mapping[str, bool], seed: int, share: float) -> Iterable[str]:
+    for kind in (True, False):
+        names = sorted(name for name, defect in has_defect.items() if defect == kind)
+        if len(names) > 1:
+            order = np.random.default_rng((seed, kind)).permutation(names)
+            yield from (str(name) for name in order[: max(1, round(share * len(names)))])
 
 
 def all_to_learn(groups: Mapping[str, Sequence[str]], *, seed: int) -> Split:

@@ -22,9 +22,11 @@ from edge.infer.bundle import load_bundle
 from edge.infer.compile import open_runtime
 from edge.judge.calibration import load_calibration
 from edge.learn import learn as module
-from edge.learn.learn import LearnRequest, LearnResult, learn, unlike_each_other
+from edge.learn import models
+from edge.learn.learn import LearnRequest, LearnResult, learn
 from edge.learn.models import MODELS
 from edge.learn.progress import Event
+from edge.learn.specimens import unlike_each_other
 from edge.pipeline import Inspector
 from edge.types import ImageInfo
 
@@ -43,10 +45,10 @@ def texture(seed: int, defect: bool = False) -> NDArray[np.uint8]:
 
 @pytest.fixture(scope="module", autouse=True)
 def small_batches() -> Iterator[None]:
-    former = module.MODELS
-    module.MODELS = {name: replace(kind, batch=8) for name, kind in MODELS.items()}
+    former = models.MODELS
+    models.MODELS = {name: replace(kind, batch=8) for name, kind in MODELS.items()}
     yield
-    module.MODELS = former
+    models.MODELS = former
 
 
 @pytest.fixture(scope="module")

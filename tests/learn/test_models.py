@@ -14,13 +14,15 @@ LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Dropout2d)
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
-def test_answers_have_the_tiles_own_size_and_range(name: str) -> None:
+def test_answers_are_planes_of_the_tile_or_its_centre_in_the_range_of_grey(name: str) -> None:
     kind = MODELS[name]
-    network = kind.build().eval()
+    network = kind.finish(kind.build(3).eval()).eval()
     side = kind.tiles.size_px
     with torch.no_grad():
         answers = network(torch.rand(1, 1, side, side))
-    assert answers.shape == (1, 1, side, side)
+    assert answers.shape[:2] == (1, 3 if kind.names_classes else 1)
+    assert answers.shape[2] == answers.shape[3]
+    assert answers.shape[2] in (side, kind.tiles.keep_px)
     assert 0 <= float(answers.min()) <= float(answers.max()) <= 1
     assert kind.window_px <= kind.tiles.size_px
 

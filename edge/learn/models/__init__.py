@@ -3,53 +3,286 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Literal, cast, get_args
 
 from torch import nn
 
+from edge.errors import UsageError
 from edge.infer.bundle import ScoreSpec
+from edge.learn import classes as of_frames
+from edge.learn import patches, segments
+from edge.learn.augment import Light, MaskBatches, Movement, PlacedWindows
+from edge.learn.datasets import Augmentation, Windows
+from edge.learn.fit import Batches, Objective, reconstruction
+from edge.learn.fragments import FragmentBatches
+from edge.learn.labels import LabelledPlane
 from edge.learn.losses import LossName
+from edge.learn.models import patch_cnn, supervised_ae, unet
 from edge.learn.models.cae import Cae, CaeConfig
+from edge.learn.models.fragment_ae import FragmentAe, FragmentAeConfig
 from edge.learn.models.fragment_cae import FragmentCae, FragmentCaeConfig
+from edge.learn.patches import PatchRule
+from edge.learn.segment_losses import SegmentLossName, segmentation
 from edge.preprocess import TileSpec
 
 # Fragments judge better for the same time of learning (docs/decisions.md), but at half steps every pixel is
 # computed four times: about a second for this many pixels on two cores, against 0.4 s for tiles
 MOST_PIXELS_FOR_FRAGMENTS = 1_000_000
 
+Truth = Literal["none", "good regions", "foreground", "pixels", "frames"]
+"""What a network is told: nothing (it learns good frames), which regions of defect frames are good, where the
+part is, which pixels are defects of which class, or which frames are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What batches are made from. None: the model's own choice."""
+
+    planes: Sequence[LabelledPlane]
+    tiles: TileSpec
+    classes: int
+    seed: int
+    augmentation: Augmentation | None = None
+    movement: Movement = field(default_factory=Movement)
+    light: Light = field(default_factory=Light)
+    patch_rule: PatchRule = "centre"
+    around_defects: bool = False  # planes have defects, which are not to be learned
+    varied: bool = True  # False: as they are, for validation
+
 
 @dataclass(frozen=True, slots=True)
 class ModelKind:
     """A network with its defaults, chosen by trials on several data sets (docs/decisions.md)."""
 
-    build: Callable[[], nn.Module]
+    build: Callable[[int], nn.Module]  # classes → network
     tiles: TileSpec
     score: ScoreSpec
-    loss: LossName
-    window_px: int  # of a training window; the networks are fully convolutional, so smaller is cheaper
-    batch: int  # windows a step
+    loss: str
     learning_rate: float
+    batch: int  # windows, patches or frames a step
+    batches: Callable[[ModelKind, Task], Batches]
+    window_px: int = 0  # of a learning window; fully convolutional networks learn cheaper from small ones
+    objective: Callable[[str, Sequence[LabelledPlane]], Objective] = lambda loss, planes: reconstruction(
+        cast(LossName, loss)
+    )
+    losses: tuple[str, ...] = get_args(LossName)
+    truth: Truth = "none"
+    finish: Callable[[nn.Module], nn.Module] = lambda network: network  # what of it is exported
+    explain: Callable[[nn.Module], nn.Module] | None = None  # activations and gradients, for CAMs
+    prepare: Callable[[nn.Module, Sequence[LabelledPlane]], None] = lambda network, planes: None
+    size_px: tuple[int, int] | None = None  # every frame is brought to this
+    validation_batches: int = 2
+    can_go_around: bool = False  # learns fragments, and so the good ones of defect frames
+    names_classes: bool = False  # its answer has a channel for each class of the truth
+    facts: Mapping[str, object] = field(default_factory=dict)  # for the bundle's record of its training
 
+    @property
+    def output(self) -> Literal["reconstruction", "probability"]:
+        """What its answers are."""
+        return "reconstruction" if self.truth == "none" else "probability"
+
+
+def _windows(kind: ModelKind, task: Task) -> Batches:
+    if task.around_defects:
+        return _fragments(kind, task)
+    planes = [labelled.plane for labelled in task.planes]
+    if not task.varied:
+        return Windows(planes, task.tiles, kind.window_px, kind.batch, "none", task.seed)
+    augmentation = task.augmentation or "flips"
+    if task.movement != Movement() or task.light != Light():
+        movement = replace(task.movement, flips=augmentation != "none")
+        return PlacedWindows(planes, task.tiles, kind.window_px, kind.batch, movement, task.light, task.seed)
+    return Windows(planes, task.tiles, kind.window_px, kind.batch, augmentation, task.seed)
+
+
+def _fragments(kind: ModelKind, task: Task) -> Batches:
+    augmentation = task.augmentation or "dihedral"
+    return FragmentBatches(
+        [labelled.plane for labelled in task.planes], task.tiles, kind.batch,
+        augmentation if task.varied else "none", task.seed, [labelled.truth for labelled in task.planes],
+    )  # fmt: skip
+
+
+def _patches(config: patch_cnn.PatchCnnConfig, kind: ModelKind, task: Task) -> Batches:
+    as_it_is = not task.varied or task.augmentation == "none"
+    return patches.PatchBatches(
+        task.planes, config.patch_px, kind.batch, rule=task.patch_rule, seed=task.seed,
+        augmentation=patches.AS_IT_IS if as_it_is else patches.PatchAugmentation(),
+    )  # fmt: skip
+
+
+def _segments(kind: ModelKind, task: Task) -> Batches:
+    as_it_is = not task.varied or task.augmentation == "none"
+    return segments.SegmentBatches(
+        task.planes, classes=task.classes, window_px=(kind.window_px, kind.window_px), batch=kind.batch,
+        seed=task.seed, margin_px=task.tiles.margin_px,
+        augmentation=segments.UNCHANGED if as_it_is else segments.DEFAULT,
+    )  # fmt: skip
+
+
+def _masks(kind: ModelKind, task: Task) -> Batches:
+    varied = task.varied and task.augmentation != "none"
+    movement, light = (MASK_MOVEMENT, MASK_LIGHT) if varied else (Movement(), Light())
+    return MaskBatches(task.planes, kind.window_px, kind.batch, movement, light, task.seed)
+
+
+def _frames(kind: ModelKind, task: Task) -> Batches:
+    planes = [labelled.plane for labelled in task.planes]
+    labels = [labelled.label for labelled in task.planes]
+    if not task.varied:
+        return of_frames.EveryFrame(planes, labels, kind.batch)
+    as_it_is = task.augmentation == "none"
+    augmentation = of_frames.NO_AUGMENTATION if as_it_is else of_frames.ClassAugmentation()
+    return of_frames.ClassBatches(planes, labels, kind.batch, augmentation, task.seed)
+
+
+def _segment_objective(loss: str, planes: Sequence[LabelledPlane]) -> Objective:
+    return segmentation(cast(SegmentLossName, loss))
+
+
+def _mask_objective(loss: str, planes: Sequence[LabelledPlane]) -> Objective:
+    return segmentation(cast(SegmentLossName, loss))
+
+
+MASK_MOVEMENT = Movement(degrees=15, shift_px=16, flips=True)
+MASK_LIGHT = Light(gain=0.3, gamma=0.3, noise=0.03)
+
+_RESIDUAL = ScoreSpec(map="ssim", smooth_px=8.0, statistic="peak", peak_px=16)
+_PEAK = ScoreSpec(map="probability", statistic="peak", peak_px=8)
+
+
+def _patch_kind(
+    config: patch_cnn.PatchCnnConfig, batch: int, learning_rate: float, score: ScoreSpec
+) -> ModelKind:
+    keep_px = 256
+    return ModelKind(
+        build=lambda classes: patch_cnn.PatchCnn(config),
+        tiles=TileSpec(size_px=keep_px + config.patch_px - 1, keep_px=keep_px, step_px=keep_px),
+        score=score,
+        loss="bce",
+        losses=("bce",),
+        learning_rate=learning_rate,
+        batch=batch,
+        batches=partial(_patches, config),
+        objective=lambda loss, planes: patches.patch_loss,
+        truth="pixels",
+        finish=lambda network: patch_cnn.DensePatchCnn(cast(patch_cnn.PatchCnn, network)),
+        validation_batches=16,
+        facts={"patch_px": config.patch_px},
+    )
+
+
+def _segment_kind(config: unet.UNetConfig, window_px: int, batch: int, learning_rate: float) -> ModelKind:
+    return ModelKind(
+        build=lambda classes: unet.UNet(replace(config, classes=classes)),
+        tiles=TileSpec(size_px=320, keep_px=256, step_px=256),
+        score=_PEAK,
+        loss="bce+dice",
+        losses=get_args(SegmentLossName),
+        learning_rate=learning_rate,
+        batch=batch,
+        batches=_segments,
+        window_px=window_px,
+        objective=_segment_objective,
+        truth="pixels",
+        finish=unet.Probabilities,
+        names_classes=True,
+        validation_batches=8,
+    )
+
+
+def _mask_kind(config: unet.UNetConfig, side_px: int, batch: int, learning_rate: float) -> ModelKind:
+    return ModelKind(
+        build=lambda classes: unet.UNet(config),
+        tiles=TileSpec(size_px=side_px, keep_px=side_px, step_px=side_px),
+        score=_PEAK,
+        loss="bce",
+        losses=get_args(SegmentLossName),
+        learning_rate=learning_rate,
+        batch=batch,
+        batches=_masks,
+        window_px=side_px,
+        objective=_mask_objective,
+        truth="foreground",
+        finish=unet.Probabilities,
+        size_px=(side_px, side_px),
+        validation_batches=4,
+    )
+
+
+def _frame_kind(config: supervised_ae.SupervisedAeConfig, batch: int, learning_rate: float) -> ModelKind:
+    side_px = config.size_px
+    return ModelKind(
+        build=lambda classes: supervised_ae.SupervisedAe(config),
+        tiles=TileSpec(size_px=side_px, keep_px=side_px, step_px=side_px),
+        score=ScoreSpec(map="probability", statistic="max"),
+        loss="mse+bce",
+        losses=("mse+bce",),
+        learning_rate=learning_rate,
+        batch=batch,
+        batches=_frames,
+        objective=_frame_objective,
+        truth="frames",
+        finish=lambda network: supervised_ae.Evidence(cast(supervised_ae.SupervisedAe, network)),
+        explain=lambda network: supervised_ae.Explain(cast(supervised_ae.SupervisedAe, network)),
+        prepare=_normalise,
+        size_px=(side_px, side_px),
+    )
+
+
+def _frame_objective(loss: str, planes: Sequence[LabelledPlane]) -> Objective:
+    return of_frames.classification(RECONSTRUCTION_WEIGHT)
+
+
+def _normalise(network: nn.Module, planes: Sequence[LabelledPlane]) -> None:
+    mean, std = supervised_ae.normalisation([labelled.plane for labelled in planes])
+    cast(supervised_ae.SupervisedAe, network).normalise_by(mean, std)
+
+
+RECONSTRUCTION_WEIGHT = 1.0
 
 MODELS: Mapping[str, ModelKind] = {
     "cae": ModelKind(
-        build=lambda: Cae(CaeConfig()),
+        build=lambda classes: Cae(CaeConfig()),
         tiles=TileSpec(size_px=320, keep_px=256, step_px=256),
-        score=ScoreSpec(map="ssim", smooth_px=8.0, statistic="peak", peak_px=16),
+        score=_RESIDUAL,
         loss="ssim+l2",
         window_px=160,
         batch=16,
+        batches=_windows,
         learning_rate=2e-3,
     ),
     "fragment-cae": ModelKind(
-        build=lambda: FragmentCae(FragmentCaeConfig()),
+        build=lambda classes: FragmentCae(FragmentCaeConfig()),
         tiles=TileSpec(size_px=64, keep_px=64, step_px=32),
-        score=ScoreSpec(map="ssim", smooth_px=8.0, statistic="peak", peak_px=16),
+        score=_RESIDUAL,
         loss="ssim+l2",
         window_px=64,
         batch=64,
+        batches=_windows,
         learning_rate=2e-3,
+        can_go_around=True,
     ),
+    "fragment-ae": ModelKind(
+        build=lambda classes: FragmentAe(FragmentAeConfig()),
+        tiles=TileSpec(size_px=64, keep_px=48, step_px=24),
+        score=ScoreSpec(map="l2", statistic="min", of="fragment", fragment_smooth_px=1.5),
+        loss="l2",
+        window_px=64,
+        batch=64,
+        batches=_fragments,
+        learning_rate=2e-3,
+        can_go_around=True,
+    ),
+    "patch-cnn": _patch_kind(patch_cnn.WIDE, 256, 1e-3, _PEAK),
+    "patch-cnn-29": _patch_kind(patch_cnn.ORIGIN, 256, 1e-3, _PEAK),
+    "segmenter": _segment_kind(unet.SMALL, 256, 8, 2e-3),
+    "unet-steel": _segment_kind(unet.STEEL, 256, 8, 1e-3),
+    "mask-unet": _mask_kind(unet.MASKS, 256, 8, 1e-3),
+    "supervised-ae": _frame_kind(supervised_ae.SMALL, 64, 1e-3),
+    "supervised-ae-256": _frame_kind(supervised_ae.ORIGIN, 16, 1e-3),
 }
 
 
@@ -63,3 +296,14 @@ def choose(sizes: Sequence[tuple[int, int]]) -> tuple[str, str]:
     if pixels <= MOST_PIXELS_FOR_FRAGMENTS:
         return "fragment-cae", f"{size}, which fragments at half steps can judge in about a second"
     return "cae", f"{size}, too many for fragments at half steps"
+
+
+def of_name(name: str) -> ModelKind:
+    """The kind of that name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if name not in MODELS:
+        raise UsageError(f"no model {name!r}", hint=f"choose auto, {', '.join(MODELS)}")
+    return MODELS[name]

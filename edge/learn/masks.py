@@ -1,0 +1,101 @@
+"""The files that a recipe's masks need: a network that finds the foreground, or each view's mean mask."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edge.artifacts import write_atomic
+from edge.dataset import Sample, frames
+from edge.errors import DataError, UsageError
+from edge.infer.bundle import (
+    GOLDEN,
+    MASK_GOLDEN,
+    MASK_MODEL,
+    MEAN_MASKS,
+    load_bundle,
+    pack_mean_masks,
+)
+from edge.learn.progress import Event, Listener
+from edge.preprocess import PreprocessSpec
+from edge.preprocess.foreground import MeanMask
+from edge.types import DEFAULT_VIEW
+
+if TYPE_CHECKING:
+    from edge.learn.learn import LearnRequest
+
+# What a foreground network and the recipe that uses it must agree on: it sees the recipe's own planes
+SEEN = ("gray", "window", "percentiles", "value_range", "rectify")
+
+
+def with_mask_network(
+    spec: PreprocessSpec, engine: Path, folder: Path
+) -> tuple[PreprocessSpec, dict[str, bytes]]:
+    """The spec bound to the network of a `mask-unet` bundle, and the files, which are in `folder` as well.
+
+    Raises:
+        BundleError: the bundle is damaged. UsageError: it finds no foreground, or sees frames otherwise.
+    """
+    assert spec.mask is not None, "asked for"
+    bundle = load_bundle(engine)
+    manifest = bundle.manifest
+    if manifest.training.get("truth") != "foreground":
+        raise UsageError(
+            f"{engine}: model {manifest.model} finds no foreground",
+            hint="learn one: edge learn FRAMES --recipe NAME --model mask-unet --masks DIR",
+        )
+    for name in SEEN:
+        if getattr(manifest.preprocess, name) != getattr(spec, name):
+            raise UsageError(
+                f"{engine}: was learned with {name} = {getattr(manifest.preprocess, name)}, the recipe has "
+                f"{getattr(spec, name)}",
+                hint="give both the same options",
+            )
+    onnx = bundle.model_file.read_bytes()
+    extra = {MASK_MODEL: onnx, MASK_GOLDEN: (bundle.folder / GOLDEN).read_bytes()}
+    for name, data in extra.items():
+        write_atomic(folder / name, data)
+    mask = spec.mask.model_copy(
+        update={
+            "network_px": manifest.preprocess.tiles.size_px,
+            "network_sha256": hashlib.sha256(onnx).hexdigest(),
+        }
+    )
+    return spec.model_copy(update={"mask": mask}), extra
+
+
+def mean_masks(
+    spec: PreprocessSpec, request: LearnRequest, folder: Path, wanted: Sequence[Sample], listen: Listener
+) -> dict[str, bytes]:
+    """The mean mask of each view over good frames, each masked by the mask network or by Otsu's threshold.
+
+    One frame is in memory at a time.
+
+    Raises:
+        DataError: frames of one view differ in size, or nothing is found in them.
+    """
+    assert spec.mask is not None, "asked for"
+    single = spec.mask.model_copy(update={"method": "otsu" if request.mask_engine is None else "unet"})
+    by_frame = spec.model_copy(update={"mask": single, "clahe": None})
+    if request.mask_engine is not None:
+        by_frame, _ = with_mask_network(by_frame, request.mask_engine, folder)
+    means: dict[str, MeanMask] = {}
+    good = [sample for sample in wanted if sample.label == "good"]
+    pages = frames(good, by_frame, request.limits, unreadable=[], assets=folder)
+    for done, (sample, frame) in enumerate(pages, 1):
+        listen(Event("prepare", f"mask of {sample.path}", min(1.0, done / len(good))))
+        assert frame.foreground is not None, "the spec masks"
+        means.setdefault(frame.identity.view or DEFAULT_VIEW, MeanMask()).add(frame.foreground)
+    found = {view: mean.mean() for view, mean in means.items()}
+    if not found or not all(np.any(mean >= spec.mask.threshold) for mean in found.values()):
+        raise DataError(
+            "the mean mask of a view is empty: nothing was found in most of its frames",
+            hint="look at single masks with --mask otsu and edge inspect --out, or choose another method",
+        )
+    packed = pack_mean_masks(found)
+    write_atomic(folder / MEAN_MASKS, packed)
+    return {MEAN_MASKS: packed}
