@@ -9,14 +9,17 @@ import sys
 import traceback
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from edge import __version__
 from edge.errors import CannotWriteError, ConfigError, EdgeError, MissingInputError, UnavailableError
 from edge.learn.cli import calibrate, compile_, learn, train
-from edge.simulate.cli import simulate
+from edge.pack_cli import pack
+from edge.rle_cli import app as rle
+from edge.simulate.commands import simulate_app
+from edge.spc_cli import spc
 
 EXIT_USAGE = 64
 EXIT_CANNOT_WRITE = CannotWriteError.exit_code
@@ -215,6 +218,9 @@ def inspect(
     out: Annotated[
         Path | None, typer.Option(help="Write overlays and maps here, and sort frames into io/ and nio/.")
     ] = None,
+    sort: Annotated[
+        Literal["copy", "link"], typer.Option(help="How frames get into io/ and nio/: copies or links.")
+    ] = "copy",
     template: Annotated[
         str | None,
         typer.Option(help="Names → part, view: {batch}/{part}_{view} [default: the source's]"),
@@ -242,6 +248,7 @@ def inspect(
             value_range=value_range,
             config=config,
             json=json_,
+            sort=sort,
         )
     )
 
@@ -288,7 +295,10 @@ app.command("learn")(learn)
 app.command("train")(train)
 app.command("calibrate")(calibrate)
 app.command("compile")(compile_)
-app.command("simulate")(simulate)
+app.command("pack")(pack)
+app.command("spc")(spc)
+app.add_typer(rle, name="rle")
+app.add_typer(simulate_app, name="simulate")
 
 
 def _print_json(document: Any) -> None:
