@@ -20,7 +20,19 @@ from bench import machine
 from bench.context import Context, FailedError, SkippedError
 from bench.section import Section, render, write
 
-ORDER = ("nanofibre", "magnetic_tile", "weld_xray", "burst", "throughput", "install", "bitdepth")
+ORDER = (
+    "nanofibre",
+    "patch_dense",
+    "magnetic_tile",
+    "commutator",
+    "steel_rle",
+    "weld_xray",
+    "weld_fragments",
+    "burst",
+    "throughput",
+    "install",
+    "bitdepth",
+)
 RESULTS = machine.ROOT / "docs/results.md"
 FACTS = machine.ROOT / "results"  # ignored by git
 
