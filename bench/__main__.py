@@ -23,9 +23,12 @@ from bench.section import Section, render, write
 ORDER = (
     "nanofibre",
     "patch_dense",
+    "nanofibre_patches",
     "magnetic_tile",
+    "turntable",
     "commutator",
     "steel_rle",
+    "solder",
     "weld_xray",
     "weld_fragments",
     "burst",

@@ -38,7 +38,9 @@ def run(context: Context) -> Section:
         f"Pixel figures at the calibrated pixel threshold, in the frames' own pixels. Dice of the origin on "
         f"its steel sheets: {ORIGIN_DICE}.",
     ]
-    return Section("commutator: hair cracks from eight masks", lines, {"pooled": total, "folds": tested})
+    return Section(
+        "commutator: hair cracks from at most eight masks", lines, {"pooled": total, "folds": tested}
+    )
 
 
 def folds(rows: Sequence[Row], count: int) -> Mapping[str, int]:

@@ -15,7 +15,7 @@ from edge.errors import DataError
 from edge.infer.bundle import Bundle
 from edge.infer.runtime import Runtime
 from edge.judge.calibration import Basis, Calibration, GoodFrame, Recall, calibrate, save_calibration
-from edge.judge.operating_point import best_f, lower_bound, operating_point
+from edge.judge.operating_point import Scale, best_f, lower_bound, operating_point
 from edge.judge.ranking import PixelCounts
 from edge.judge.thresholds import ThresholdRule, frames_needed_by, threshold
 from edge.pipeline import Inspector, good_frame_of, planes_of
@@ -126,11 +126,13 @@ class _Chosen:
     recall: Recall | None = None
 
 
-def _chosen(seen: _Seen, rule: ThresholdRule, min_recall: float | None, pixel: float) -> _Chosen:
+def _chosen(
+    seen: _Seen, rule: ThresholdRule, min_recall: float | None, pixel: float, scale: Scale
+) -> _Chosen:
     goods, defects = seen.raw(False), seen.raw(True)
     scores = [f.good.raw for f in seen.frames]
     if min_recall is not None:
-        point = operating_point(scores, seen.is_defect, min_recall, scale="log-odds")
+        point = operating_point(scores, seen.is_defect, min_recall, scale=scale)
         recall = Recall(
             demanded=min_recall,
             measured=point.recall,
@@ -146,7 +148,7 @@ def _chosen(seen: _Seen, rule: ThresholdRule, min_recall: float | None, pixel: f
         if drawn is not None:
             return _Chosen(drawn.value, "view", drawn.bound)
     if goods:
-        _, best = best_f(scores, seen.is_defect, 1.0, scale="log-odds")
+        _, best = best_f(scores, seen.is_defect, 1.0, scale=scale)
         return _Chosen(best, "f1", _most_rejected(goods, best))
     return _Chosen(pixel, "pixels", 1.0)  # nothing good to compare with: what the pixels say has to do
 
@@ -183,7 +185,8 @@ def _calibration(
     )
     goods = [f.good for f, d in zip(seen.frames, seen.is_defect, strict=True) if not d]
     pixel = _pixel_threshold(seen, goods)
-    chosen = _chosen(seen, rule, min_recall, pixel)
+    scale: Scale = "log-odds" if bundle.manifest.output == "probability" else "linear"
+    chosen = _chosen(seen, rule, min_recall, pixel, scale)
     limit = max(chosen.threshold, LEAST_PIXEL_THRESHOLD)
     common: dict[str, Any] = {
         "threshold": limit,

@@ -5,11 +5,18 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from edge.errors import DataError
+from edge.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from edge.config import Settings
+    from edge.crops import Cropper, MaskedCrops
+    from edge.types import FloatImage, Mask
+
+FOREGROUND = 0.5  # probability above which a pixel is the part's
 
 Images = Annotated[
     Path, typer.Argument(metavar="IMAGES", help="Folder of frames, or a manifest CSV (or a folder with one).")
@@ -18,6 +25,9 @@ Out = Annotated[Path, typer.Option("--out", help="The store to write, such as fi
 BitsOption = Annotated[Literal["8", "16"], typer.Option("--bits", help="Grey levels of the store.")]
 Crops = Annotated[
     Path | None, typer.Option("--crops", help="CSV path,x,y,w,h[,name] of what to keep; else whole frames.")
+]
+CropRecipe = Annotated[
+    str | None, typer.Option("--crop-recipe", help="Recipe of a mask-unet: keep the box around each object.")
 ]
 Template = Annotated[
     str | None, typer.Option("--template", help="Names → part, view: '{batch}/{part}_{view}'.")
@@ -33,6 +43,7 @@ def pack(
     out: Out,
     bits: BitsOption = "16",
     crops: Crops = None,
+    crop_recipe: CropRecipe = None,
     template: Template = None,
     pattern: Pattern = None,
     manifest: Manifest = None,
@@ -53,7 +64,11 @@ def pack(
 
     settings = configuration.site(config)
     dataset = samples(images, manifest=manifest, template=template, pattern=pattern)
-    cropper = None if crops is None else read_crops(crops, dataset.samples)
+    if crops is not None and crop_recipe is not None:
+        raise UsageError("--crops and --crop-recipe both say what to keep", hint="leave one out")
+    cropper: Cropper | None = None if crops is None else read_crops(crops, dataset.samples)
+    if crop_recipe is not None:
+        cropper = _objects_found_by(settings, crop_recipe)
     limits = Limits(settings.runtime.max_pixels, settings.runtime.max_pages)
     with console() as listen:
         packed = pack_frames(
@@ -73,6 +88,35 @@ def pack(
     _answer(packed, as_json)
     if packed.unreadable:
         raise typer.Exit(DataError.exit_code)
+
+
+def _objects_found_by(settings: Settings, recipe: str) -> MaskedCrops:
+    """The boxes around what a mask-unet finds.
+
+    Raises:
+        UsageError: the recipe finds no foreground.
+    """
+    from edge.crops import MaskedCrops
+    from edge.infer.bundle import load_bundle
+    from edge.infer.compile import open_runtime
+    from edge.preprocess.foreground import to_square
+    from edge.recipes import find_recipe
+    from edge.renewal import engine_to_load
+
+    bundle = load_bundle(engine_to_load(settings.paths.engines / find_recipe(settings, recipe).engine))
+    if bundle.manifest.training.get("truth") != "foreground":
+        raise UsageError(
+            f"recipe {recipe} (model {bundle.manifest.model}) finds no foreground",
+            hint="learn one: edge learn FRAMES --recipe NAME --model mask-unet --masks DIR",
+        )
+    runtime, side_px = open_runtime(bundle, precision="fp32"), bundle.manifest.preprocess.tiles.size_px
+
+    def mask_of(plane: FloatImage) -> Mask:
+        (answer,) = runtime.infer([to_square(plane, side_px)[None, None]])
+        found: Mask = answer[0, 0] > FOREGROUND
+        return found
+
+    return MaskedCrops(mask_of, f"{recipe} {bundle.digest[:16]}")
 
 
 def _answer(packed: Any, as_json: bool) -> None:

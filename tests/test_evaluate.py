@@ -34,8 +34,8 @@ from edge.evaluation_report import write_report
 from edge.evaluation_table import show, with_interval
 from edge.judge.ranking import PixelCounts
 from edge.pipeline import Inspection, Inspector
-from edge.truth import Truth, read_mask, read_truth, to_frame
 from edge.testing import FakeRuntime, fake_bundle, fake_calibration, write_frame
+from edge.truth import Truth, read_mask, read_truth, to_frame
 from edge.types import Fragments, Frame, ImageInfo, Judgement, Score
 
 

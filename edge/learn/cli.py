@@ -63,7 +63,7 @@ Masks = Annotated[
 Model = Annotated[
     Literal[
         "auto", "cae", "fragment-cae", "fragment-ae", "patch-cnn", "patch-cnn-29", "segmenter", "unet-steel",
-        "supervised-ae", "supervised-ae-256", "mask-unet",
+        "supervised-ae", "supervised-ae-256", "mask-unet", "mask-unet-512",
     ],
     _option(
         NETWORK,

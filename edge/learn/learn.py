@@ -20,10 +20,11 @@ from edge.infer.compile import open_runtime, prove
 from edge.infer.runtime import Runtime
 from edge.judge.calibration import TooFew, UnseenViews
 from edge.judge.thresholds import ThresholdRule
-from edge.learn.augment import Light, Movement
+from edge.learn.augment import Light, Movement, shrunk
 from edge.learn.datasets import Augmentation, PlaneStore
 from edge.learn.export import golden_pair, to_onnx
 from edge.learn.fit import Fit, FitSpec, Progress, cpu_has_bf16, threads
+from edge.learn.labels import LabelledPlane
 from edge.learn.masks import mean_masks, with_mask_network
 from edge.learn.models import MODELS, ModelKind, Task, Truth, choose, of_name
 from edge.learn.patches import PatchRule
@@ -122,7 +123,8 @@ def _learn(request: LearnRequest, renewal: Renewal, store: PlaneStore, listen: L
         listen(Event("prepare", f"left out: {sentence}"))
     name, why = _model(request, specimens)
     kind = of_name(name)
-    preprocess = preprocess.model_copy(update={"tiles": kind.tiles})
+    size_px = kind.size_px or preprocess.size_px
+    preprocess = preprocess.model_copy(update={"tiles": kind.tiles, "size_px": size_px})
     listen(Event("prepare", f"model {name}: {why}"))
     parts = _split(request, kind, specimens)
     uses = {use: [s for s in specimens if s.group in set(getattr(parts, use))] for use in Split.__slots__}
@@ -242,7 +244,8 @@ def _preprocessing(
             raise UsageError(
                 f"model {request.model} sees frames at {width}×{height}", hint="leave out --size and --scale"
             )
-        spec = spec.model_copy(update={"size_px": kind.size_px})
+        if kind.truth != "foreground":  # outlines are learned from masks larger than the network sees
+            spec = spec.model_copy(update={"size_px": kind.size_px})
     if spec.mask is None or not spec.mask.needs_files:
         return spec, {}
     renewal.new_engine.mkdir(parents=True, exist_ok=True)
@@ -297,7 +300,7 @@ def _fit(
     has_views = any(s.view != DEFAULT_VIEW for s in uses["train"])
     augmentation = request.augmentation or ("none" if has_views and kind.truth == "none" else None)
     task = Task(
-        planes=[s.labelled for s in uses["train"]],
+        planes=_planes(kind, uses["train"]),
         tiles=kind.tiles,
         classes=max(1, len(classes)),
         seed=request.seed,
@@ -307,7 +310,7 @@ def _fit(
         patch_rule=request.patch_rule,
         around_defects=request.around_defects,
     )
-    held = [s.labelled for s in uses["validation"]] or task.planes
+    held = _planes(kind, uses["validation"]) or task.planes
     train = kind.batches(kind, task)
     validation = kind.batches(kind, replace(task, planes=held, seed=request.seed + 1_000_003, varied=False))
     spec = FitSpec(
@@ -329,6 +332,16 @@ def _fit(
         network, spec, train, validation, objective=kind.objective(loss, task.planes), checkpoint=checkpoint,
         key=key,
     )  # fmt: skip
+
+
+def _planes(kind: ModelKind, specimens: Sequence[Specimen]) -> list[LabelledPlane]:
+    if kind.truth != "foreground":
+        return [s.labelled for s in specimens]
+    side_px = 2 * kind.tiles.size_px  # so that a pixel on the outline knows how much of it is the part
+    return [
+        shrunk(s.labelled, side_px) if max(s.labelled.plane.shape) > side_px else s.labelled
+        for s in specimens
+    ]
 
 
 def _announce(

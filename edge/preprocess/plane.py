@@ -22,7 +22,7 @@ from edge.preprocess.foreground import (
     watershed,
     without_specks,
 )
-from edge.preprocess.rectify import homography_from_points, rectify
+from edge.preprocess.rectify import edges_to_frame, homography_from_points, rectify
 from edge.preprocess.spec import ANY_VIEW, MaskSpec, PreprocessSpec, Rectify
 from edge.types import DEFAULT_VIEW, FloatImage, Mask, Picture
 
@@ -92,7 +92,7 @@ def prepare(
     if spec.rectify is not None:
         homography = homography_of(spec.rectify, aids.view)
         plane = rectify(plane, homography, spec.rectify.size_px)
-        to_frame = np.linalg.inv(homography).astype(np.float64)
+        to_frame = edges_to_frame(homography)
     wide, tall = plane.shape[1], plane.shape[0]
     plane = resize(plane, spec)
     if to_frame is not None:

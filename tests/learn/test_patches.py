@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as arrays
 
 from edge.errors import DataError
 from edge.learn.datasets import Plane16
-from edge.learn.fit import Fit, FitSpec
+from edge.learn.fit import Fit, FitSpec, threads
 from edge.learn.labels import LabelledPlane
 from edge.learn.models.patch_cnn import PatchCnn, PatchCnnConfig
 from edge.learn.patches import (
@@ -168,7 +168,8 @@ def test_a_network_learns_from_them_to_tell_defects() -> None:
     train = PatchBatches(planes, SIDE, 32, augmentation=VARIED)
     held = PatchBatches(planes, SIDE, 256, seed=1)
     spec = FitSpec(loss="l2", learning_rate=5e-3, minutes=1, steps=50)
-    Fit(network, spec, train, held, objective=patch_loss).run()
+    with threads(1):
+        Fit(network, spec, train, held, objective=patch_loss).run()
     patches, labels = held.at(7)
     with torch.no_grad():
         assert float(((network(patches) > 0) == (labels > 0.5)).float().mean()) > 0.85

@@ -280,7 +280,8 @@ MODELS: Mapping[str, ModelKind] = {
     "patch-cnn-29": _patch_kind(patch_cnn.ORIGIN, 256, 1e-3, _PEAK),
     "segmenter": _segment_kind(unet.SMALL, 256, 8, 2e-3),
     "unet-steel": _segment_kind(unet.STEEL, 256, 8, 1e-3),
-    "mask-unet": _mask_kind(unet.MASKS, 256, 8, 1e-3),
+    "mask-unet": _mask_kind(unet.SMALL, 128, 8, 2e-3),
+    "mask-unet-512": _mask_kind(unet.MASKS, 512, 4, 1e-3),
     "supervised-ae": _frame_kind(supervised_ae.SMALL, 64, 1e-3),
     "supervised-ae-256": _frame_kind(supervised_ae.ORIGIN, 16, 1e-3),
 }
