@@ -133,10 +133,14 @@ def calibrate_recipe(
         if learned_id(frame.image.sha256) in known:
             learned.append(sample.path)
             continue
-        seen.append((sample, frame.image.page))
         (score,) = inspector.score([planes_of(frame)])
         if sample.label == "defect":
-            score = _good_regions(score, sample, frame, bundle)
+            found = _good_regions(score, sample, frame, bundle)
+            if found is None:
+                unreadable.append(Unreadable(sample.path, "no_good_fragment", "every fragment has a defect"))
+                continue
+            score = found
+        seen.append((sample, frame.image.page))
         good.append(replace(good_frame_of(frame, score), group=_group(sample)))
     if not good:
         raise DataError(
@@ -194,8 +198,13 @@ def check_rule(
         raise UsageError(f"--view-cycle {view_cycle:g}: not above 0", hint="such as 24, or 360")
 
 
-def _good_regions(score: Score, sample: Sample, frame: Frame, bundle: Bundle) -> Score:
-    """What of a defect frame's score says something about good ones: the fragments that see no defect."""
+def _good_regions(score: Score, sample: Sample, frame: Frame, bundle: Bundle) -> Score | None:
+    """What of a defect frame's score says something about good ones: the fragments that see no defect; None
+    where there is none.
+
+    Raises:
+        DataError: it is not known where the frame is good.
+    """
     truth = read_truth(sample, frame.image.height, frame.image.width)
     if truth is None or score.fragments is None:
         raise DataError(
@@ -205,7 +214,7 @@ def _good_regions(score: Score, sample: Sample, frame: Frame, bundle: Bundle) ->
     defect = truth.on_plane(frame)
     left = without_defects(score.fragments, defect)
     if not len(left.boxes):
-        raise DataError(f"{sample.path}: no fragment of it is free of defects", hint="leave the frame out")
+        return None
     kept = of_fragments(score, left, bundle.manifest.score.statistic)
     highest = float(np.where(defect, 0, score.map).max())
     return replace(kept, statistics={**kept.statistics, "max": highest})

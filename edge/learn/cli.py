@@ -104,6 +104,10 @@ PatchRuleOption = Annotated[
     Literal["centre", "pure"] | None,
     _option(NETWORK, "--patch-rule", help="patch-cnn: label by the centre pixel, or only unmixed patches."),
 ]
+Stride = Annotated[
+    int | None,
+    _option(NETWORK, "--stride", min=1, max=64, help="patch-cnn: pixels between two probabilities."),
+]
 AroundDefects = Annotated[
     bool,
     _option(NETWORK, "--around-defects", help="fragment-…: learn what is good in defect frames with masks."),
@@ -248,6 +252,7 @@ def learn(
     rotate: Rotate = 0.0,
     light: LightOption = 0.0,
     patch_rule: PatchRuleOption = None,
+    stride: Stride = None,
     around_defects: AroundDefects = False,
     fresh: Fresh = False,
     size: Size = None,
@@ -569,6 +574,7 @@ def _learn_from(context: typer.Context, given: Mapping[str, Any], *, calibrate: 
         "learning_rate",
         "fresh",
         "around_defects",
+        "stride",
     )
     thresholds = ("too_few", "unseen_views", "min_recall") if calibrate else ()
     rule = ThresholdRule()

@@ -26,7 +26,7 @@ from edge.learn.export import golden_pair, to_onnx
 from edge.learn.fit import Fit, FitSpec, Progress, cpu_has_bf16, threads
 from edge.learn.labels import LabelledPlane
 from edge.learn.masks import mean_masks, with_mask_network
-from edge.learn.models import MODELS, ModelKind, Task, Truth, choose, of_name
+from edge.learn.models import MODELS, ModelKind, Task, Truth, choose, of_name, strided
 from edge.learn.patches import PatchRule
 from edge.learn.progress import Event, Listener, silent
 from edge.learn.report import write_report
@@ -65,6 +65,7 @@ class LearnRequest:
     movement: Movement = field(default_factory=Movement)  # of autoencoders' windows, beside the augmentation
     light: Light = field(default_factory=Light)
     patch_rule: PatchRule = "centre"
+    stride: int | None = None  # of a patch network's map
     around_defects: bool = False  # learn what is good in defect frames with masks, too
     limits: Limits = DEFAULT_LIMITS
     calibrate: bool = True
@@ -122,7 +123,7 @@ def _learn(request: LearnRequest, renewal: Renewal, store: PlaneStore, listen: L
     for sentence in _left_out(request, unreadable):
         listen(Event("prepare", f"left out: {sentence}"))
     name, why = _model(request, specimens)
-    kind = of_name(name)
+    kind = of_name(name) if request.stride is None else strided(of_name(name), request.stride)
     size_px = kind.size_px or preprocess.size_px
     preprocess = preprocess.model_copy(update={"tiles": kind.tiles, "size_px": size_px})
     listen(Event("prepare", f"model {name}: {why}"))
@@ -391,6 +392,7 @@ def _training(
         "window_px": kind.window_px,
         "batch": kind.batch,
         "augmentation": request.augmentation or "the model's own",
+        **({"stride": kind.stride} if kind.stride else {}),
         "around_defects": request.around_defects,
         **kind.facts,
         "bf16": fit.spec.bf16,

@@ -76,6 +76,7 @@ class ModelKind:
     validation_batches: int = 2
     can_go_around: bool = False  # learns fragments, and so the good ones of defect frames
     names_classes: bool = False  # its answer has a channel for each class of the truth
+    stride: int = 0  # of a patch network's map, which `strided` may change; 0: it has none
     facts: Mapping[str, object] = field(default_factory=dict)  # for the bundle's record of its training
 
     @property
@@ -154,13 +155,13 @@ _PEAK = ScoreSpec(map="probability", statistic="peak", peak_px=8)
 
 
 def _patch_kind(
-    config: patch_cnn.PatchCnnConfig, batch: int, learning_rate: float, score: ScoreSpec
+    config: patch_cnn.PatchCnnConfig, batch: int, learning_rate: float, *, smooth_px: float, stride: int
 ) -> ModelKind:
     keep_px = 256
     return ModelKind(
         build=lambda classes: patch_cnn.PatchCnn(config),
         tiles=TileSpec(size_px=keep_px + config.patch_px - 1, keep_px=keep_px, step_px=keep_px),
-        score=score,
+        score=ScoreSpec(map="probability", smooth_px=smooth_px, statistic="peak", peak_px=8),
         loss="bce",
         losses=("bce",),
         learning_rate=learning_rate,
@@ -168,8 +169,9 @@ def _patch_kind(
         batches=partial(_patches, config),
         objective=lambda loss, planes: patches.patch_loss,
         truth="pixels",
-        finish=lambda network: patch_cnn.DensePatchCnn(cast(patch_cnn.PatchCnn, network)),
+        finish=lambda network: patch_cnn.DensePatchCnn(cast(patch_cnn.PatchCnn, network), stride),
         validation_batches=16,
+        stride=stride,
         facts={"patch_px": config.patch_px},
     )
 
@@ -276,8 +278,8 @@ MODELS: Mapping[str, ModelKind] = {
         learning_rate=2e-3,
         can_go_around=True,
     ),
-    "patch-cnn": _patch_kind(patch_cnn.WIDE, 256, 1e-3, _PEAK),
-    "patch-cnn-29": _patch_kind(patch_cnn.ORIGIN, 256, 1e-3, _PEAK),
+    "patch-cnn": _patch_kind(patch_cnn.WIDE, 128, 2e-3, smooth_px=4.0, stride=2),
+    "patch-cnn-29": _patch_kind(patch_cnn.ORIGIN, 256, 1e-3, smooth_px=8.0, stride=1),
     "segmenter": _segment_kind(unet.SMALL, 256, 8, 2e-3),
     "unet-steel": _segment_kind(unet.STEEL, 256, 8, 1e-3),
     "mask-unet": _mask_kind(unet.SMALL, 128, 8, 2e-3),
@@ -297,6 +299,21 @@ def choose(sizes: Sequence[tuple[int, int]]) -> tuple[str, str]:
     if pixels <= MOST_PIXELS_FOR_FRAGMENTS:
         return "fragment-cae", f"{size}, which fragments at half steps can judge in about a second"
     return "cae", f"{size}, too many for fragments at half steps"
+
+
+def strided(kind: ModelKind, stride: int) -> ModelKind:
+    """A patch network's kind with a probability for every `stride`-th pixel of either axis.
+
+    Raises:
+        UsageError: it is no patch network.
+    """
+    if not kind.stride:
+        raise UsageError("--stride is of patch networks", hint="leave it out, or choose --model patch-cnn")
+    return replace(
+        kind,
+        stride=stride,
+        finish=lambda network: patch_cnn.DensePatchCnn(cast(patch_cnn.PatchCnn, network), stride),
+    )
 
 
 def of_name(name: str) -> ModelKind:
