@@ -49,6 +49,7 @@ class Calibrated:
     frames: tuple[CalibrationFrame, ...]
     learned: tuple[str, ...]  # paths left out, because the network was learned from them
     unreadable: tuple[Unreadable, ...]
+    defects: tuple[CalibrationFrame, ...] = ()  # of supervised recipes: the defect frames among them
 
     def shortfalls(self) -> list[str]:
         """What was not achieved of the wanted false-reject rate, a sentence a view; empty where all was."""

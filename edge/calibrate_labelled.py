@@ -24,6 +24,7 @@ from edge.types import Frame, Mask
 
 LEAST_PIXEL_THRESHOLD = 1e-6
 PROBABLE = 0.5
+LEAST_MARKED = 5
 BELOW = 1 - 1e-3  # what lies in the same bin of PixelCounts
 
 
@@ -34,6 +35,7 @@ class _Seen:
     frames: list[CalibrationFrame] = field(default_factory=list)
     is_defect: list[bool] = field(default_factory=list)
     pixels: PixelCounts = field(default_factory=PixelCounts)
+    marked: int = 0  # defect frames with masks
     learned: list[str] = field(default_factory=list)
     unreadable: list[Unreadable] = field(default_factory=list)
 
@@ -94,6 +96,7 @@ def calibrate_labelled(
         file=file,
         calibration=save_calibration(file, calibration),
         frames=tuple(f for f, d in zip(seen.frames, seen.is_defect, strict=True) if not d),
+        defects=tuple(f for f, d in zip(seen.frames, seen.is_defect, strict=True) if d),
         learned=tuple(dict.fromkeys(seen.learned)),
         unreadable=tuple(seen.unreadable),
     )
@@ -108,6 +111,7 @@ def _add(seen: _Seen, inspector: Inspector, sample: Sample, frame: Frame) -> Non
     truth = _truth(sample, frame)
     if truth is not None:
         seen.pixels.add(score.map, truth)
+        seen.marked += sample.label == "defect"
 
 
 def _truth(sample: Sample, frame: Frame) -> Mask | None:
@@ -159,8 +163,14 @@ def _most_rejected(goods: Sequence[float], limit: float) -> float:
     return 1.0 - lower_bound(accepted, len(goods)) if goods else 1.0
 
 
-def _pixel_threshold(seen: _Seen, goods: Sequence[GoodFrame]) -> float:
-    """Where Dice over the pixels is best; without any defect pixel, above all that good frames show."""
+def _pixel_threshold(seen: _Seen, goods: Sequence[GoodFrame], bundle: Bundle) -> float:
+    """Where Dice over the pixels is best; without any defect pixel, above all that good frames show.
+
+    A segmenter sees good and defect pixels as they come, so that a probability of one half is meant; a few
+    defect frames are no reason to think otherwise. A patch network learns from as many of either.
+    """
+    if bundle.manifest.classes and seen.marked < LEAST_MARKED:
+        return PROBABLE
     best = seen.pixels.curve().best_f1()
     if best is not None:
         return max(best[1] * BELOW, LEAST_PIXEL_THRESHOLD)  # a pixel counts above its threshold, not at it
@@ -184,7 +194,7 @@ def _calibration(
         quantile=rule.quantile,
     )
     goods = [f.good for f, d in zip(seen.frames, seen.is_defect, strict=True) if not d]
-    pixel = _pixel_threshold(seen, goods)
+    pixel = _pixel_threshold(seen, goods, bundle)
     scale: Scale = "log-odds" if bundle.manifest.output == "probability" else "linear"
     chosen = _chosen(seen, rule, min_recall, pixel, scale)
     limit = max(chosen.threshold, LEAST_PIXEL_THRESHOLD)

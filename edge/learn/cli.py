@@ -86,7 +86,7 @@ Loss = Annotated[
     _option(
         NETWORK,
         "--loss",
-        help="l2, ssim, msgms, ssim+l2, ssim+msgms+l2; of segmenters bce, bce+dice, focal, lovasz.",
+        help="l2, ssim, msgms, ssim+l2, ssim+msgms+l2; of segmenters bce, bce+dice, focal+dice, bce+lovasz.",
     ),
 ]
 LearningRate = Annotated[float | None, _option(NETWORK, "--learning-rate", min=1e-7, max=1.0)]

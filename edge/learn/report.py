@@ -13,6 +13,7 @@ from edge.artifacts import write_atomic
 from edge.calibrate import BASIS, Calibrated, CalibrationFrame
 from edge.dataset import frames
 from edge.decode import Limits
+from edge.explain import open_explainer
 from edge.infer.bundle import Bundle
 from edge.infer.runtime import Runtime
 from edge.judge.thresholds import frames_needed
@@ -25,7 +26,7 @@ WORST_FRAMES = 6
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A good frame that scored high, with its map laid over it, as data: URLs."""
+    """A frame with its map laid over it, as data: URLs."""
 
     path: str
     page: int
@@ -33,6 +34,7 @@ class Picture:
     score: float  # 1.0 is the view's threshold
     frame: str
     overlay: str
+    cams: Mapping[str, str]  # method → class activation map, of classifiers
 
 
 def write_report(
@@ -58,6 +60,7 @@ def write_report(
         shortfalls=calibrated.shortfalls() if calibrated else [],
         needed=frames_needed(calibrated.calibration.false_reject) if calibrated else 0,
         worst=_worst(bundle, calibrated, runtime, limits) if calibrated else [],
+        weakest=_weakest(bundle, calibrated, runtime, limits) if calibrated else [],
         curve=loss_curve(curve, bundle.manifest.training["best_step"]),
         agreement=agreement,
         left_out=left_out,
@@ -87,34 +90,42 @@ def _views(calibrated: Calibrated) -> list[dict[str, Any]]:
     ]
 
 
-def _worst(
-    bundle: Bundle,
-    calibrated: Calibrated,
-    runtime: Runtime,
-    limits: Limits,
-) -> list[Picture]:
+def _worst(bundle: Bundle, calibrated: Calibrated, runtime: Runtime, limits: Limits) -> list[Picture]:
     """The good calibration frames nearest to their threshold, or beyond it."""
-    views = calibrated.calibration.views
+    show = _Shower(bundle, calibrated, runtime, limits)
+    return [show(entry) for entry in sorted(calibrated.frames, key=show.relative)[: -WORST_FRAMES - 1 : -1]]
 
-    def relative(frame: CalibrationFrame) -> float:
-        return frame.good.raw / views[frame.good.view].threshold
 
-    inspector = Inspector(bundle, runtime)
-    pictures = []
-    for entry in sorted(calibrated.frames, key=relative, reverse=True)[:WORST_FRAMES]:
-        pages = frames([entry.sample], bundle.manifest.preprocess, limits, assets=bundle.folder)
+def _weakest(bundle: Bundle, calibrated: Calibrated, runtime: Runtime, limits: Limits) -> list[Picture]:
+    """The defect calibration frames with the lowest scores."""
+    show = _Shower(bundle, calibrated, runtime, limits)
+    return [show(entry) for entry in sorted(calibrated.defects, key=show.relative)[:WORST_FRAMES]]
+
+
+class _Shower:
+    """Draws calibration frames, their maps, and why a classifier scored them as it did."""
+
+    def __init__(self, bundle: Bundle, calibrated: Calibrated, runtime: Runtime, limits: Limits) -> None:
+        self._views, self._limits = calibrated.calibration.views, limits
+        self._inspector, self._explain = Inspector(bundle, runtime), open_explainer(bundle)
+
+    def relative(self, entry: CalibrationFrame) -> float:
+        """Its score; 1.0 is the view's threshold."""
+        return entry.good.raw / self._views[entry.good.view].threshold
+
+    def __call__(self, entry: CalibrationFrame) -> Picture:
+        bundle = self._inspector.bundle
+        pages = frames([entry.sample], bundle.manifest.preprocess, self._limits, assets=bundle.folder)
         frame = next(frame for _, frame in pages if frame.image.page == entry.page)
-        (score,) = inspector.score([planes_of(frame)])
         plane = frame.plane
-        overlay = heat(plane, score.map, views[entry.good.view].pixel_threshold)
-        pictures.append(
-            Picture(
-                path=entry.sample.path,
-                page=entry.page,
-                view=entry.good.view,
-                score=relative(entry),
-                frame=data_url(np.repeat((plane[..., None] * 255).astype(np.uint8), 3, axis=2)),
-                overlay=data_url(overlay),
-            )
+        (score,) = self._inspector.score([planes_of(frame)])
+        why = self._explain(plane) if self._explain else {}
+        return Picture(
+            path=entry.sample.path,
+            page=entry.page,
+            view=entry.good.view,
+            score=self.relative(entry),
+            frame=data_url(np.repeat((plane[..., None] * 255).astype(np.uint8), 3, axis=2)),
+            overlay=data_url(heat(plane, score.map, self._views[entry.good.view].pixel_threshold)),
+            cams={method: data_url(heat(plane, values, 0.5)) for method, values in why.items()},
         )
-    return pictures

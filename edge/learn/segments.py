@@ -43,9 +43,16 @@ class SegmentAugmentation:
 
 
 UNCHANGED = SegmentAugmentation()
-# for frames without an up and a left; what a scanner's light and position change in them
+# For a handful of masks: with less turning and bending a segmenter knew only cracks like those it had seen
+# (commutators: Dice of a thick, oblique one 0.56 → 0.75 on validation frames, after as many steps)
 DEFAULT = SegmentAugmentation(
-    flips=True, brightness=0.08, contrast=0.2, gamma=0.2, rotation_deg=10.0, scale=0.15
+    flips=True,
+    brightness=0.08,
+    contrast=0.2,
+    gamma=0.2,
+    rotation_deg=45.0,
+    scale=0.35,
+    elastic_px=2.0,
 )
 
 

@@ -19,9 +19,17 @@ MARGIN = 26  # left of charts whose vertical axis has numbers
 MOST_POINTS = 400  # of a curve: more than there are pixels to show them
 
 
+MOST_RELATIVE = 5.0
+
+
 def score_histogram(scores: Sequence[float], threshold: float) -> Markup:
-    """Raw scores of good frames relative to the threshold, with the threshold as a line at 1."""
-    relative = np.asarray(scores, np.float64) / threshold
+    """Raw scores of good frames relative to the threshold, with the threshold as a line at 1.
+
+    What lies beyond MOST_RELATIVE is drawn there.
+    """
+    if not scores:
+        return Markup("<p>no good frame</p>")
+    relative = np.minimum(np.asarray(scores, np.float64) / threshold, MOST_RELATIVE)
     edges = np.arange(0, max(1.15, float(relative.max())) + BIN, BIN)
     # a score at an edge belongs below it: at the threshold a frame is still OK
     counts, _ = np.histogram(np.maximum(relative - 1e-9, 0), bins=edges)
@@ -37,7 +45,7 @@ def score_histogram(scores: Sequence[float], threshold: float) -> Markup:
                 f'height="{_y(0) - y:.1f}"><title>{count} frames, {start:.2f} to {stop:.2f}</title></rect>'
             )
     parts += _threshold_at(1 / top)
-    for tick in np.arange(0.0, top, 0.25):
+    for tick in np.arange(0.0, top, 0.25 if top < 2 else 1.0):
         parts.append(f'<text x="{_x(tick / top):.1f}" y="{HEIGHT - 6}" text-anchor="middle">{tick:g}</text>')
     return _svg(parts, f"{len(scores)} scores relative to the threshold")
 

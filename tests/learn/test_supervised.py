@@ -41,16 +41,18 @@ def small_batches() -> Iterator[None]:
     models.MODELS = former
 
 
-def texture(seed: int) -> np.ndarray:  # type: ignore[type-arg]
+def texture(seed: int, enlarged: int = 1) -> np.ndarray:  # type: ignore[type-arg]
     rng = np.random.default_rng(seed)
-    return np.clip(110 + rng.normal(0, 6, (HEIGHT, WIDTH)), 0, 255).astype(np.float32)
+    noise = rng.normal(0, 6, (enlarged * HEIGHT, enlarged * WIDTH))
+    return np.clip(110 + noise, 0, 255).astype(np.float32)
 
 
-def write_site(folder: Path) -> Path:
+def write_site(folder: Path, enlarged: int = 1) -> Path:
     """Twelve good frames, twelve with a bright disc, six with a dark bar; masks, and a manifest."""
     rows = [("path", "label", "mask", "view", "part", "defect", "split")]
     for k in range(30):
-        plane, truth = texture(k), np.zeros((HEIGHT, WIDTH), np.uint8)
+        plane = texture(k, enlarged)
+        truth = np.zeros(plane.shape, np.uint8)
         kind = "" if k < 12 else "disc" if k < 24 else "bar"
         x, y = 20 + 5 * (k % 11), 20 + 7 * (k % 6)
         if kind == "disc":
@@ -181,7 +183,8 @@ def test_a_learned_foreground_masks_another_recipe(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_fragments_are_learned_around_defects(site: Path) -> None:
+def test_fragments_are_learned_around_defects(tmp_path: Path) -> None:
+    site = write_site(tmp_path, enlarged=3)
     result = learn(request(site, "fragment-ae", 150, around_defects=True))
     assert result.calibrated is not None
     assert any(f.sample.label == "defect" for f in result.calibrated.frames)

@@ -179,8 +179,8 @@ def _patch_kind(
 def _segment_kind(config: unet.UNetConfig, window_px: int, batch: int, learning_rate: float) -> ModelKind:
     return ModelKind(
         build=lambda classes: unet.UNet(replace(config, classes=classes)),
-        tiles=TileSpec(size_px=320, keep_px=256, step_px=256),
-        score=_PEAK,
+        tiles=TileSpec(size_px=256, keep_px=192, step_px=192),
+        score=ScoreSpec(map="probability", statistic="level", min_area_px=64),
         loss="bce+dice",
         losses=get_args(SegmentLossName),
         learning_rate=learning_rate,
@@ -280,8 +280,8 @@ MODELS: Mapping[str, ModelKind] = {
     ),
     "patch-cnn": _patch_kind(patch_cnn.WIDE, 128, 2e-3, smooth_px=4.0, stride=2),
     "patch-cnn-29": _patch_kind(patch_cnn.ORIGIN, 256, 1e-3, smooth_px=8.0, stride=1),
-    "segmenter": _segment_kind(unet.SMALL, 256, 8, 2e-3),
-    "unet-steel": _segment_kind(unet.STEEL, 256, 8, 1e-3),
+    "segmenter": _segment_kind(unet.SMALL, 192, 8, 2e-3),
+    "unet-steel": _segment_kind(unet.STEEL, 192, 8, 1e-3),
     "mask-unet": _mask_kind(unet.SMALL, 128, 8, 2e-3),
     "mask-unet-512": _mask_kind(unet.MASKS, 512, 4, 1e-3),
     "supervised-ae": _frame_kind(supervised_ae.SMALL, 64, 1e-3),
