@@ -88,7 +88,8 @@ def _fold(context: Context, rows: Sequence[Row], fold_of: Mapping[str, int], k: 
     manifest: Path = write(context.folder / f"fold{k}.csv", divided)
     recipe = f"commutator-{k}"
     learned = context.edge_json(
-        "learn", manifest, "--recipe", recipe, "--model", "segmenter", "--scale", SCALE, "--min-area", MIN_AREA_PX,
+        "learn", manifest, "--recipe", recipe, "--model", "segmenter", "--scale", SCALE,
+        "--min-area", MIN_AREA_PX,
         *context.budget(MINUTES), "--seed", SEED, note=k == 0,
     )  # fmt: skip
     judged = context.edge_json(
