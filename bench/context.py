@@ -42,7 +42,7 @@ class Context:
         Raises:
             SkippedError: it is not there.
         """
-        folder = Path(os.environ.get("EDGE_DATA") or ROOT.parent / "shared/data") / name
+        folder = _images() / name
         if not (folder / "manifest.csv").is_file():
             raise SkippedError(f"data absent: {folder} (set EDGE_DATA)")
         return folder
@@ -62,7 +62,9 @@ class Context:
             FailedError: another exit code than expected.
         """
         words = [str(argument) for argument in arguments]
-        shown = shlex.join(["edge", *words]).replace(f"{self.folder}/", "")
+        shown = (
+            shlex.join(["edge", *words]).replace(f"{self.folder}/", "").replace(str(_images()), "$EDGE_DATA")
+        )
         if note:
             self.commands.append(shown)
         self.say(f"$ {shown}")
@@ -82,6 +84,11 @@ class Context:
     def edge_lines(self, *arguments: object, **options: Any) -> list[dict[str, Any]]:
         """Run `edge … --json`; gives its JSON lines."""
         return [json.loads(line) for line in self.edge(*arguments, "--json", **options).splitlines()]
+
+
+def _images() -> Path:
+    """Where the image sets are."""
+    return Path(os.environ.get("EDGE_DATA") or ROOT.parent / "shared/data")
 
 
 def environment() -> dict[str, str]:
