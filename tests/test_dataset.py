@@ -135,3 +135,46 @@ def test_pages_become_views_and_unreadable_files_are_reported(tmp_path: Path) ->
     assert [entry.path for entry in bad] == ["b.png"]
     with pytest.raises(DataError):
         list(frames(read_folder(tmp_path, None).samples, PreprocessSpec(), LIMITS))
+
+
+def test_rows_of_one_frame_are_merged_where_they_name_different_classes(tmp_path: Path) -> None:
+    for name in ("a.png", "crack.png", "pit.png"):
+        picture(tmp_path / name)
+    head = "path,label,mask,part,defect,split\n"
+    (tmp_path / "m.csv").write_text(
+        head + "a.png,defect,crack.png,P1,crack,test\na.png,defect,pit.png,P1,pit,test\n"
+    )
+    (sample,) = read_manifest(tmp_path / "m.csv")
+    assert {name: mask.name for name, mask in sample.masks.items()} == {
+        "crack": "crack.png",
+        "pit": "pit.png",
+    }
+    assert sample.defect == "crack,pit"
+
+
+@pytest.mark.parametrize(
+    "second", ["a.png,good,,P1,,", "a.png,defect,pit.png,P2,pit,", "a.png,defect,pit.png,P1,crack,"]
+)
+def test_rows_of_one_frame_that_contradict_each_other_are_refused(tmp_path: Path, second: str) -> None:
+    for name in ("a.png", "crack.png", "pit.png"):
+        picture(tmp_path / name)
+    head = "path,label,mask,part,defect,split\n"
+    (tmp_path / "m.csv").write_text(head + "a.png,defect,crack.png,P1,crack,\n" + second + "\n")
+    with pytest.raises(DataError, match=r"m\.csv:3: a\.png is already in line 2"):
+        read_manifest(tmp_path / "m.csv")
+
+
+def test_masks_in_a_folder_of_their_own_belong_to_the_frames_of_the_same_name(tmp_path: Path) -> None:
+    for name in ("frames/1/a.png", "frames/1/b.png", "masks/1/a.png"):
+        picture(tmp_path / name)
+    a, b = samples(tmp_path / "frames", masks=tmp_path / "masks").samples
+    assert (a.label, a.mask, list(a.masks)) == ("defect", (tmp_path / "masks/1/a.png").resolve(), ["defect"])
+    assert (b.label, b.mask) == ("good", None)
+
+
+def test_masks_that_belong_to_no_frame_are_refused_with_the_name_that_would(tmp_path: Path) -> None:
+    for name in ("frames/a.png", "masks/b.png"):
+        picture(tmp_path / name)
+    with pytest.raises(DataError, match="no mask is named as a frame") as caught:
+        samples(tmp_path / "frames", masks=tmp_path / "masks")
+    assert "a.png" in caught.value.hint

@@ -47,7 +47,7 @@ class ClassAugmentation:
     zoom_ratio: float = 0.0
     gain_ratio: float = 0.1
     offset: float = 0.05  # grey levels in 0..1
-    noise: float = 0.01  # largest standard deviation, grey levels in 0..1
+    noise: float = 0.005  # largest standard deviation, grey levels in 0..1
 
 
 NO_AUGMENTATION = ClassAugmentation(False, False, 0, 0, 0, 0, 0, 0)
