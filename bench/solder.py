@@ -20,7 +20,7 @@ SEEDS = (0, 1, 2)
 MIN_RECALL = 0.99
 AIM_RECALL, AIM_PRECISION = 0.99, 0.98
 THUMBNAIL_PX = 24
-SAME_CORRELATION = 0.98  # of thumbnails; the next most alike pairs of the set are below 0.96
+SAME_CORRELATION = 0.98  # of thumbnails; copies are above 0.997, the next pair below 0.97
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from edge import __version__
@@ -19,7 +21,8 @@ from edge.intake.naming import compile_naming
 from edge.intake.scan import FolderScan, ScanRule
 from edge.intake.source import SourceIntake
 from edge.observe.metrics import Metrics
-from edge.pipeline import Inspector, PrepareJob, prepare_file
+from edge.pipeline import Inspector, PrepareJob, prepare_file, warm_up
+from edge.preprocess import MaskSpec
 from edge.publish.mqtt import MqttSink
 from edge.publish.outbox import Delivery
 from edge.record.store import Store
@@ -50,6 +53,13 @@ class Line:
     delivery_wake: threading.Event
 
 
+def masks_of(inspectors: Iterable[Inspector]) -> tuple[tuple[Path, MaskSpec], ...]:
+    """The masks of recipes that need files, with the folders these are in."""
+    bundles = [inspector.bundle for inspector in inspectors]
+    wanted = [(bundle.folder, bundle.manifest.preprocess.mask) for bundle in bundles]
+    return tuple((folder, mask) for folder, mask in wanted if mask is not None and mask.needs_files)
+
+
 def wire(
     settings: Settings,
     inspectors: Mapping[str, Inspector],
@@ -72,6 +82,7 @@ def wire(
         workers=runtime.decode_workers or decode_workers(os.cpu_count() or 1),
         timeout_s=runtime.decode_timeout_s,
         memory_bytes=runtime.decode_memory,
+        warm_up=partial(warm_up, masks_of(inspectors.values())),
     )
     prepared: Buffer[Prepared] = Buffer(MOST_PIXELS_WAITING)
     judged: Buffer[Judged] = Buffer(MOST_PIXELS_WAITING)

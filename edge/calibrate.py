@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +30,8 @@ from edge.judge.thresholds import ASSUMPTIONS, ThresholdMethod
 from edge.pipeline import Inspector, good_frame_of, of_fragments, planes_of
 from edge.truth import read_truth
 from edge.types import DEFAULT_VIEW, Frame, Score
+
+NOTHING_FOUND = "nothing to judge was found in it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +144,9 @@ def calibrate_recipe(
                 unreadable.append(Unreadable(sample.path, "no_good_fragment", "every fragment has a defect"))
                 continue
             score = found
+        if not math.isfinite(score.raw):
+            unreadable.append(Unreadable(sample.path, "score_not_finite", NOTHING_FOUND))
+            continue
         seen.append((sample, frame.image.page))
         good.append(replace(good_frame_of(frame, score), group=_group(sample)))
     if not good:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edge.calibrate import Calibrated, CalibrationFrame, learned_id
+from edge.calibrate import NOTHING_FOUND, Calibrated, CalibrationFrame, learned_id
 from edge.dataset import Sample, Unreadable, frames
 from edge.decode import Limits
 from edge.errors import DataError
@@ -22,6 +22,7 @@ from edge.pipeline import Inspector, good_frame_of, planes_of
 from edge.truth import read_truth
 from edge.types import Frame, Mask
 
+LEAST_THRESHOLD = 1e-9  # below it a score says nothing
 LEAST_PIXEL_THRESHOLD = 1e-6
 PROBABLE = 0.5
 LEAST_MARKED = 5
@@ -105,7 +106,8 @@ def calibrate_labelled(
 def _add(seen: _Seen, inspector: Inspector, sample: Sample, frame: Frame) -> None:
     (score,) = inspector.score([planes_of(frame)])
     if not math.isfinite(score.raw):
-        raise DataError(f"{sample.path}: its score is not finite", reason="score_not_finite")
+        seen.unreadable.append(Unreadable(sample.path, "score_not_finite", NOTHING_FOUND))
+        return
     seen.frames.append(CalibrationFrame(sample, frame.image.page, good_frame_of(frame, score)))
     seen.is_defect.append(sample.label == "defect")
     truth = _truth(sample, frame)
@@ -137,6 +139,14 @@ def _chosen(
     scores = [f.good.raw for f in seen.frames]
     if min_recall is not None:
         point = operating_point(scores, seen.is_defect, min_recall, scale=scale)
+        if point.threshold < LEAST_THRESHOLD:
+            silent = sum(score < LEAST_THRESHOLD for score in defects)
+            raise DataError(
+                f"recall {min_recall:.1%} cannot be had: {silent} of {len(defects)} defect frames score 0, "
+                "as good frames may",
+                hint="demand less, learn longer, or choose another --statistic or a smaller --min-area",
+                reason="recall_not_reached",
+            )
         recall = Recall(
             demanded=min_recall,
             measured=point.recall,
@@ -197,7 +207,7 @@ def _calibration(
     pixel = _pixel_threshold(seen, goods, bundle)
     scale: Scale = "log-odds" if bundle.manifest.output == "probability" else "linear"
     chosen = _chosen(seen, rule, min_recall, pixel, scale)
-    limit = max(chosen.threshold, LEAST_PIXEL_THRESHOLD)
+    limit = max(chosen.threshold, LEAST_THRESHOLD)
     common: dict[str, Any] = {
         "threshold": limit,
         "pixel_threshold": pixel,

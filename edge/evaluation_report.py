@@ -17,7 +17,7 @@ from edge.decode import Limits
 from edge.evaluation_figures import Outcome
 from edge.evaluation_table import with_interval
 from edge.judge.ranking import Curve, curve
-from edge.pipeline import Inspector, planes_of
+from edge.pipeline import Inspector
 from edge.report import data_url, environment_of_this_machine, heat, render
 from edge.report.charts import area_scatter, curves, f_chart, interval_bar, score_strip
 
@@ -138,9 +138,9 @@ def _picture(
     pages = frames([sample], bundle.manifest.preprocess, limits, value_range, assets=bundle.folder)
     frame = next(frame for _, frame in pages if frame.image.page == outcome.page)
     plane = frame.plane
-    (score,) = inspector.score([planes_of(frame)])
-    assert inspector.calibration is not None
-    threshold = inspector.calibration.pixel_threshold(outcome.view) or float(score.map.max()) or 1.0
+    (inspection,) = inspector.inspect([frame])
+    score = inspection.score
+    threshold = inspection.judgement.pixel_threshold or float(score.map.max()) or 1.0
     return {
         "path": sample.path,
         "view": outcome.view,

@@ -37,8 +37,7 @@ import numpy as np
 from edge.crops import Rectangle
 from edge.dataset import ANY_DEFECT, Label, Sample
 from edge.errors import DataError, MissingInputError, UnavailableError
-from edge.preprocess import PreprocessSpec, to_plane
-from edge.types import Frame, Identity, ImageInfo, Mask, Picture
+from edge.types import Mask, Picture
 
 FORMAT, VERSION = "edge-frames", 1
 ABOUT = ("label", "part", "view", "defect", "split")  # of a sample; empty where unknown
@@ -94,17 +93,6 @@ def open_store(file: Path) -> Iterator[Iterator[StoredCrop]]:
         yield (_crop(file, handle, name, place) for name, place in _names(handle))
 
 
-def read_store(file: Path) -> Iterator[tuple[StoredCrop, Picture]]:
-    """Every crop with its pixels, one in memory at a time.
-
-    Raises:
-        MissingInputError, DataError: as `open_store`.
-    """
-    with open_store(file) as crops:
-        for crop in crops:
-            yield crop, crop.picture()
-
-
 def stored_samples(file: Path) -> tuple[Sample, ...]:
     """A sample for every crop: its file is the store, its path the crop's name. `load_crop` takes these two.
 
@@ -129,26 +117,6 @@ def load_crop(file: Path, name: str) -> StoredCrop:
         crop = _crop(file, handle, name, place)
         truth = None if crop.truth is None else crop.truth[()]
         return replace(crop, pixels=crop.pixels[()], truth=truth)
-
-
-def stored_frames(
-    file: Path, spec: PreprocessSpec, value_range: tuple[float, float] | None = None
-) -> Iterator[tuple[Sample, Frame, Mask | None]]:
-    """Preprocessed crops as `edge.dataset.frames` gives files, with the truth in the crop's own pixels.
-
-    `value_range` is in values of the source files, as everywhere. The frame's digest is the source file's: a
-    store teaches what the file does.
-
-    Raises:
-        MissingInputError, DataError: as `open_store`; a crop that cannot be brought to a plane.
-    """
-    for crop, picture in read_store(file):
-        plane = to_plane(picture, spec, crop.value_range(value_range or spec.value_range))
-        height, width = picture.pixels.shape[:2]
-        image = ImageInfo(crop.name, crop.sha256, width, height, picture.bits, crop.page, crop.pages)
-        identity = Identity(part=crop.sample.part, view=crop.sample.view)
-        truth = None if crop.truth is None else crop.mask()
-        yield crop.sample, Frame(image, plane, identity, crop.tags), truth
 
 
 @contextmanager

@@ -49,7 +49,9 @@ def run_inspect(
     settings = configuration.site(config)
     files = list(_files(paths))
     if out is not None:  # what an earlier run wrote there is no frame
-        files = [(file, name) for file, name in files if not file.resolve().is_relative_to(out.resolve())]
+        # (a link in it is not followed: it leads to the frame itself)
+        inside = out.resolve()
+        files = [(f, name) for f, name in files if not (f.parent.resolve() / f.name).is_relative_to(inside)]
     by_hand = naming_by_hand(template, pattern)
     stored = parse_range(value_range)
     inspector = open_recipe(settings, recipe)
@@ -215,13 +217,8 @@ class Keeper:
             shutil.copyfile(file, target)
 
     def _pictures(self, inspection: Inspection) -> dict[str, evidence.Picture]:
-        bundle, calibration = self.inspector.bundle, self.inspector.calibration
-        assert calibration is not None, "inspect judges"
-        frame = inspection.frame
-        threshold = calibration.pixel_threshold(frame.identity.view)
-        found = evidence.pictures(
-            frame, inspection.score, inspection.judgement, threshold, bundle.manifest.classes
-        )
+        frame, classes = inspection.frame, self.inspector.bundle.manifest.classes
+        found = evidence.pictures(frame, inspection.score, inspection.judgement, classes)
         if self._explain is not None:
             for method, values in self._explain(frame.plane).items():
                 found[f"{method}.jpg"] = evidence.overlay(frame.plane, values, 0.5)

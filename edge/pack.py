@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,10 +21,10 @@ from edge.dataset import Sample, Unreadable
 from edge.decode import Limits, decode, read_stable
 from edge.errors import CannotWriteError, DataError, EdgeError, MissingInputError, TryAgainError, UsageError
 from edge.hdf5 import ABOUT, FORMAT, VERSION, h5py_library, open_store
+from edge.truth import read_mask
 from edge.types import Mask, Picture
 
 CHUNK_PX = 256
-MASK_ABOVE = 127
 STRIP_ROWS = 256  # mapped at a time: float64 of a whole film would be four times the film
 
 Bits = Literal[8, 16]
@@ -55,7 +54,7 @@ def pack(
 ) -> Packed:
     """Write the samples' frames into a store; what an earlier run wrote of them is kept.
 
-    Files that cannot be read are left out and listed.
+    Files that cannot be read, and frames with masks of several classes, are left out and listed.
 
     Raises:
         UsageError: the store there has other bits, or frames that are not among the samples.
@@ -140,6 +139,7 @@ class _Run:
         for done, sample in enumerate(samples):
             self.on_frame(sample.path, done / len(samples))
             try:
+                _refuse_several_classes(sample)
                 key = _key(sample, self.bits, self.crops)
                 if key not in have and not self._part(key).is_file():
                     if not self._write(key, sample):
@@ -195,24 +195,20 @@ class _Run:
         return count > 0
 
 
+def _refuse_several_classes(sample: Sample) -> None:
+    if len(sample.masks) > 1:
+        raise DataError(
+            f"{sample.path}: has masks of several classes: {', '.join(sorted(sample.masks))}",
+            hint="a store has one class a frame: pack one class, or learn from the manifest itself",
+            reason="several_classes",
+        )
+
+
 def _truth(sample: Sample, picture: Picture) -> Mask | None:
-    """(h, w) where any of the sample's masks says defect; None where it has none."""
-    files = {*sample.masks.values(), *([sample.mask] if sample.mask else [])}
-    if not files:
+    """(h, w) where the sample's mask says defect; None where it has none."""
+    if not sample.masks and sample.mask is None:
         return None
-    height, width = picture.pixels.shape[:2]
-    truth = np.zeros((height, width), bool)
-    for file in files:
-        mask = cv2.imread(str(file), cv2.IMREAD_GRAYSCALE)
-        if mask is None:
-            raise DataError(f"{file}: no readable mask", hint="masks are PNG, above 127 is defect")
-        if mask.shape != (height, width):
-            raise DataError(
-                f"{file}: is {mask.shape[1]}×{mask.shape[0]}, its frame {width}×{height}",
-                hint="a mask has the size of its frame",
-            )
-        truth |= np.asarray(mask) > MASK_ABOVE
-    return truth
+    return read_mask(sample, *picture.pixels.shape[:2])
 
 
 def _write_crop(group: Any, picture: Picture, truth: Mask | None, box: Rectangle, bits: Bits) -> None:

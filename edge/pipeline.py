@@ -6,13 +6,14 @@ the core. Neither knows about folders, databases or brokers.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 
 from edge.artifacts import sha256_of
 from edge.decode import Limits, decode, read_stable
-from edge.errors import DataError
+from edge.errors import DataError, EdgeError
 from edge.infer.bundle import MASK_MODEL, MEAN_MASKS, Bundle, ScoreSpec, read_mean_masks
 from edge.infer.compile import open_mask_network
 from edge.infer.runtime import Runtime
@@ -119,24 +120,39 @@ def aids_for(job: PrepareJob, picture: Picture) -> Aids:
         return Aids(view)
     assert job.assets is not None, "such recipes know their bundle's folder"
     if spec.mask.method == "mean":
-        return Aids(view, mean_masks=_mean_masks(job.assets))
+        return Aids(view, mean_masks=_mean_masks(job.assets, spec.mask.file_sha256))
     return Aids(view, segment=_segmenter(job.assets, spec.mask))
 
 
-@lru_cache(maxsize=4)
-def _mean_masks(folder: Path) -> Mapping[str, FloatImage]:
-    return read_mean_masks(folder / MEAN_MASKS)
+def warm_up(masks: Sequence[tuple[Path, MaskSpec]]) -> None:
+    """Open what the masks of recipes need (bundle's folder, spec), so that no frame waits for it."""
+    for folder, spec in masks:
+        with contextlib.suppress(EdgeError):  # the frames of that recipe will say it
+            if spec.method == "unet":
+                _segmenter(folder, spec)
+            elif spec.method == "mean":
+                _mean_masks(folder, spec.file_sha256)
 
 
-@lru_cache(maxsize=4)  # one for each recipe of a worker process
-def _segmenter(folder: Path, spec: MaskSpec) -> Callable[[FloatImage], FloatImage]:
-    """(h, w) plane → probability of foreground at the network's own size."""
-    if sha256_of(folder / MASK_MODEL) != spec.network_sha256:
+def _check_unchanged(file: Path, sha256: str) -> None:
+    if not file.is_file() or sha256_of(file) != sha256:
         raise DataError(  # a recipe that was just learned again: the daemon takes it over at its next reload
-            f"{folder / MASK_MODEL}: is not the network this recipe was loaded with",
+            f"{file}: is not what this recipe was loaded with",
             hint="reload or restart the daemon",
             reason="engine_replaced",
         )
+
+
+@cache  # one for each recipe of a worker process
+def _mean_masks(folder: Path, sha256: str) -> Mapping[str, FloatImage]:
+    _check_unchanged(folder / MEAN_MASKS, sha256)
+    return read_mean_masks(folder / MEAN_MASKS)
+
+
+@cache
+def _segmenter(folder: Path, spec: MaskSpec) -> Callable[[FloatImage], FloatImage]:
+    """(h, w) plane → probability of foreground at the network's own size."""
+    _check_unchanged(folder / MASK_MODEL, spec.file_sha256)
     runtime = open_mask_network(folder, spec.network_px)
 
     def segment(plane: FloatImage) -> FloatImage:
@@ -345,9 +361,14 @@ def planes_of(frame: Frame) -> Planes:
 def score_of(answer: Answer, spec: ScoreSpec, mask: MaskSpec | None = None) -> Score:
     """The score of a plane: of all of it, the worst of its objects, or the worst of its fragments."""
     plane, foreground = answer.planes.plane, answer.planes.foreground
-    layers = answer.stitched if answer.stitched.ndim == 3 else None
-    strongest = answer.stitched if layers is None else layers.max(axis=0)
-    values = score_map(plane, strongest, spec.map, spec.smooth_px, foreground)
+    layers = None
+    if answer.stitched.ndim == 3:
+        layers = np.stack(
+            [score_map(plane, one, spec.map, spec.smooth_px, foreground) for one in answer.stitched]
+        )
+        values = layers.max(axis=0)
+    else:
+        values = score_map(plane, answer.stitched, spec.map, spec.smooth_px, foreground)
     if spec.of == "fragment":
         assert answer.fragments is not None, "fragments were measured"
         whole = summarise(plane, values, "peak", spec.peak_px, foreground)
@@ -355,7 +376,7 @@ def score_of(answer: Answer, spec: ScoreSpec, mask: MaskSpec | None = None) -> S
     score = summarise(
         plane, values, "peak" if spec.statistic == "level" else spec.statistic, spec.peak_px, foreground
     )
-    if spec.statistic == "level":
+    if spec.statistic == "level" and math.isfinite(score.raw):
         raw = max(
             largest_level(layer, spec.min_area_px) for layer in (values[None] if layers is None else layers)
         )
@@ -378,7 +399,7 @@ def of_fragments(score: Score, fragments: Fragments, statistic: str) -> Score:
 
 def of_objects(score: Score, plane: FloatImage, foreground: Mask, spec: ScoreSpec, mask: MaskSpec) -> Score:
     """Each object's own score; the frame has the worst. Without any object the frame cannot be decided."""
-    found, labels = split_objects(foreground, mask.min_area_ratio, mask.separate_touching)
+    found, labels = split_objects(foreground, mask.min_area_ratio)
     objects = []
     for one in found:
         x, y, w, h = one.bbox

@@ -200,11 +200,9 @@ class RecordStage:
         share = zlib.crc32(result.image.sha256.encode()) / 2**32
         if result.judgement.evaluation == "OK" and share >= self._evidence.keep_ok_ratio:
             return None
-        calibration = file.route.inspector.calibration
-        threshold = calibration.pixel_threshold(result.identity.view) if calibration else None
         try:
             classes = file.route.inspector.bundle.manifest.classes
-            pictures = evidence.pictures(result.frame, result.score, result.judgement, threshold, classes)
+            pictures = evidence.pictures(result.frame, result.score, result.judgement, classes)
             tables = {}
             if result.score is not None and result.score.fragments is not None:
                 tables[evidence.FRAGMENTS] = evidence.fragments_csv(result.score)

@@ -49,6 +49,14 @@ class Route:
     value_range: tuple[float, float] | None = None
 
 
+def pixels_of(frame: Frame, score: Score | None = None) -> int:
+    """What a frame weighs in a buffer, in float32: its plane, foreground, map and classes."""
+    pixels = frame.plane.size + (frame.foreground.size // 4 if frame.foreground is not None else 0)
+    if score is not None:
+        pixels += score.map.size + (score.layers.size if score.layers is not None else 0)
+    return pixels
+
+
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """A file that was decoded, or will not be: frames or the reason why there are none."""
@@ -60,7 +68,7 @@ class Prepared:
 
     @property
     def pixels(self) -> int:
-        return sum(frame.plane.size for frame in self.frames)
+        return sum(pixels_of(frame) for frame in self.frames)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +94,7 @@ class Judged:
 
     @property
     def pixels(self) -> int:
-        return sum(result.frame.plane.size for result in self.results if result.frame is not None)
+        return sum(pixels_of(r.frame, r.score) for r in self.results if r.frame is not None)
 
 
 class Returns(Protocol):

@@ -11,6 +11,7 @@ import numpy as np
 
 from edge.dataset import Sample, is_store
 from edge.errors import DataError
+from edge.preprocess.rectify import rectify
 from edge.types import FloatImage, Frame, Mask
 
 MASK_ABOVE = 127  # of a mask's grey levels: defect, or foreground
@@ -41,8 +42,7 @@ def on_plane(mask: Mask, frame: Frame, least_share: float = 0.5) -> Mask:
     height, width = frame.plane.shape
     values = mask.astype(np.float32)
     if frame.to_frame is not None:
-        inverse = np.linalg.inv(_between_centres(frame))
-        values = cv2.warpPerspective(values, inverse, (width, height), flags=cv2.INTER_LINEAR)  # type: ignore[assignment]  # float32
+        values = rectify(values, np.linalg.inv(_between_centres(frame)), (width, height))
     elif values.shape != (height, width):
         values = cv2.resize(values, (width, height), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]  # float32
     return np.asarray(values > least_share)

@@ -109,9 +109,17 @@ class Placement:
 
     def area_px(self, area_px: float, box: Box) -> int:
         """An area within a box of the plane in frame pixels, by the box's own enlargement; at least 1."""
-        x, y = self._corners(box, self.matrix).T
-        quad = 0.5 * abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1))))
-        return max(1, round(area_px * quad / (box[2] * box[3])))
+        return int(self.areas_px(np.array([area_px]), np.array([box]))[0])
+
+    def areas_px(self, areas_px: NDArray[Any], boxes: NDArray[Any]) -> NDArray[np.int64]:
+        """`area_px` of many: areas (n,) within boxes (n, 4)."""
+        left, top, width, height = boxes.T.astype(np.float64)
+        xs = np.stack((left, left + width, left + width, left), axis=-1)
+        ys = np.stack((top, top, top + height, top + height), axis=-1)
+        mapped = np.stack((xs, ys, np.ones_like(xs)), axis=-1) @ self.matrix.T  # (n, 4, 3)
+        x, y = mapped[..., 0] / mapped[..., 2], mapped[..., 1] / mapped[..., 2]
+        quads = 0.5 * np.abs((x * np.roll(y, -1, axis=-1) - y * np.roll(x, -1, axis=-1)).sum(axis=-1))
+        return np.maximum(1, np.rint(areas_px * quads / (width * height))).astype(np.int64)
 
     @staticmethod
     def _corners(box: Box, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -157,12 +165,15 @@ class Defect:
     score: float  # peak of the region relative to the pixel threshold
 
 
+FRAGMENT_STATISTICS = ("sum", "mse", "std", "min", "max", "absmax", "mean")  # each can be the score
+
+
 @dataclass(frozen=True, slots=True)
 class Fragments:
     """The windows of a plane, and what was measured on the residual of each."""
 
     boxes: NDArray[np.int32]  # (n, 4): x, y, w, h in the plane
-    statistics: Mapping[str, NDArray[np.float32]]  # sum, mse, std, min, max, …: (n,) each
+    statistics: Mapping[str, NDArray[np.float32]]  # FRAGMENT_STATISTICS, (n,) each
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +224,7 @@ class Judgement:
     reasons: tuple[str, ...]
     score: float | None = None  # normalised: 1.0 is the view's threshold
     threshold_raw: float | None = None
+    pixel_threshold: float | None = None  # of the score map
     defects: tuple[Defect, ...] = ()
     class_areas: Mapping[str, int] = field(default_factory=dict)  # class → area in frame pixels
     objects: tuple[ObjectJudgement, ...] = ()

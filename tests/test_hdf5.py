@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -22,7 +23,7 @@ from edge.crops import MaskedCrops, Rectangle, objects, read_crops
 from edge.dataset import Sample, samples
 from edge.decode import Limits, decode
 from edge.errors import DataError, MissingInputError, TryAgainError, UsageError
-from edge.hdf5 import load_crop, open_store, read_store, stored_frames, stored_samples
+from edge.hdf5 import StoredCrop, load_crop, open_store, stored_samples
 from edge.pack import _only_one, pack, to_stored
 from edge.pack_cli import pack as pack_command
 from edge.preprocess import PreprocessSpec, to_plane
@@ -41,10 +42,16 @@ def films(folder: Path, count: int = 3, bits: int = 12, photometric: str = "MONO
     return list(samples(folder, template="{part}_{view}").samples)
 
 
-def source_values(stored: np.ndarray, source: dict[str, float], bits: int) -> np.ndarray:  # type: ignore[type-arg]
+def stored(store: Path) -> list[tuple[StoredCrop, Picture]]:
+    """Every crop of a store with its pixels."""
+    with open_store(store) as crops:
+        return [(crop, crop.picture()) for crop in crops]
+
+
+def source_values(values: np.ndarray, source: dict[str, float], bits: int) -> np.ndarray:  # type: ignore[type-arg]
     """What hdf5.py's docstring promises."""
     low, high = source["low"], source["high"]
-    return np.rint(low + stored * ((high - low) / (2**bits - 1)))
+    return np.rint(low + values * ((high - low) / (2**bits - 1)))
 
 
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
@@ -53,7 +60,7 @@ def test_sixteen_bits_give_every_stored_value_back(tmp_path: Path, bits: int, ph
     wanted = films(tmp_path / "in", 2, bits, photometric)
     packed = pack(wanted, tmp_path / "s.h5", LIMITS)
     assert (packed.frames, packed.crops, packed.written) == (2, 2, 2)
-    for (crop, picture), sample in zip(read_store(packed.store), wanted, strict=True):
+    for (crop, picture), sample in zip(stored(packed.store), wanted, strict=True):
         (original,) = decode(sample.file.read_bytes(), sample.path, LIMITS)
         assert (source_values(picture.pixels, crop.source, 16) == original.pixels).all()  # type: ignore[arg-type]
         assert (crop.source["photometric"], crop.source["source_bits"]) == (photometric, bits)
@@ -97,9 +104,10 @@ def test_a_value_range_of_the_source_means_the_same_in_the_store(tmp_path: Path)
     wanted = films(tmp_path / "in", 1, 12, "MONOCHROME1")
     pack(wanted, tmp_path / "s.h5", LIMITS)
     (original,) = decode(wanted[0].file.read_bytes(), "x", LIMITS)
-    ((_, frame, truth),) = stored_frames(tmp_path / "s.h5", PreprocessSpec(), (3000.0, 500.0))
-    assert np.abs(frame.plane - to_plane(original, PreprocessSpec(), (3000.0, 500.0))).max() < 1e-4
-    assert truth is None
+    ((crop, picture),) = stored(tmp_path / "s.h5")
+    plane = to_plane(picture, PreprocessSpec(), crop.value_range((3000.0, 500.0)))
+    assert np.abs(plane - to_plane(original, PreprocessSpec(), (3000.0, 500.0))).max() < 1e-4
+    assert crop.truth is None
 
 
 def test_the_same_command_again_writes_nothing_and_new_frames_are_added(tmp_path: Path) -> None:
@@ -110,7 +118,7 @@ def test_the_same_command_again_writes_nothing_and_new_frames_are_added(tmp_path
     assert pack(wanted[:2], store, LIMITS).written == 0
     assert store.stat().st_ino == before.st_ino
     assert pack(wanted, store, LIMITS).written == 1
-    assert [crop.name for crop, _ in read_store(store)] == [s.path for s in wanted]
+    assert [crop.name for crop, _ in stored(store)] == [s.path for s in wanted]
     assert not list(tmp_path.glob(".s.h5*"))
 
 
@@ -119,7 +127,7 @@ def test_a_file_that_changed_is_packed_again(tmp_path: Path) -> None:
     pack(wanted, tmp_path / "s.h5", LIMITS)
     wanted[0].file.write_bytes(dicom(grey(12, height=20, width=30), bits=12))
     assert pack(wanted, tmp_path / "s.h5", LIMITS).written == 1
-    assert next(read_store(tmp_path / "s.h5"))[1].pixels.shape == (20, 30)
+    assert stored(tmp_path / "s.h5")[0][1].pixels.shape == (20, 30)
 
 
 def test_other_bits_or_other_frames_do_not_replace_a_store(tmp_path: Path) -> None:
@@ -156,7 +164,7 @@ def test_crops_come_from_a_table(tmp_path: Path) -> None:
         assert (window == whole.pixels[25:29, 13:70]).all()
     samples_ = stored_samples(tmp_path / "s.h5")
     assert [s.path for s in samples_] == ["P0_01.dcm#00_0000", "P0_01.dcm#00_0001", "P2_01.dcm"]
-    for sample, (_, picture) in zip(samples_, read_store(tmp_path / "s.h5"), strict=True):
+    for sample, (_, picture) in zip(samples_, stored(tmp_path / "s.h5"), strict=True):
         loaded = load_crop(sample.file, sample.path)
         assert (loaded.picture().pixels == picture.pixels).all()
         assert (loaded.sample, loaded.truth) == (sample, None)
@@ -228,15 +236,28 @@ def test_truth_travels_with_its_crop(tmp_path: Path) -> None:
     table = tmp_path / "in" / "crops.csv"
     table.write_text("path,x,y,w,h\nP0_01.dcm,50,30,100,40\n")
     pack([marked], tmp_path / "s.h5", LIMITS, crops=read_crops(table, [marked]))
-    ((got, frame, truth),) = stored_frames(tmp_path / "s.h5", PreprocessSpec())
+    (got,) = stored_samples(tmp_path / "s.h5")
     assert (got.label, got.part, got.split) == ("defect", "P0", "train")
-    assert truth is not None
-    assert (truth == (mask[30:70, 50:150] > 0)).all()
-    assert frame.plane.shape == truth.shape
-    assert (load_crop(tmp_path / "s.h5", got.path).mask() == truth).all()
+    crop = load_crop(tmp_path / "s.h5", got.path)
+    assert (crop.mask() == (mask[30:70, 50:150] > 0)).all()
+    assert crop.picture().pixels.shape == crop.mask().shape
     cv2.imwrite(str(tmp_path / "m.png"), mask[:-1])
     with pytest.raises(DataError, match="its frame 400×300"):
         pack([marked], tmp_path / "t.h5", LIMITS)
+
+
+def test_a_frame_with_masks_of_several_classes_is_refused_by_name(tmp_path: Path) -> None:
+    crack, other = films(tmp_path / "in", 2)
+    masks = {name: tmp_path / f"{name}.png" for name in ("crack", "pore")}
+    for file in masks.values():
+        cv2.imwrite(str(file), np.full((300, 400), 255, np.uint8))
+    both = replace(crack, label="defect", mask=masks["crack"], masks=masks, defect="crack,pore")
+    packed = pack([both, other], tmp_path / "s.h5", LIMITS)
+    assert [(bad.path, bad.reason) for bad in packed.unreadable] == [("P0_01.dcm", "several_classes")]
+    assert "crack, pore" in packed.unreadable[0].message
+    assert [sample.path for sample in stored_samples(tmp_path / "s.h5")] == ["P1_01.dcm"]
+    one = replace(both, masks={"crack": masks["crack"]}, defect="crack")
+    assert not pack([one, other], tmp_path / "s.h5", LIMITS).unreadable
 
 
 def test_unreadable_frames_are_listed_and_the_rest_is_packed(tmp_path: Path) -> None:
@@ -256,13 +277,13 @@ def test_a_store_that_is_cut_short_or_missing_is_named(tmp_path: Path) -> None:
     data = (tmp_path / "s.h5").read_bytes()
     (tmp_path / "cut.h5").write_bytes(data[: len(data) // 2])
     with pytest.raises(DataError, match=r"cut\.h5: no HDF5 file, or cut short"):
-        list(read_store(tmp_path / "cut.h5"))
+        stored(tmp_path / "cut.h5")
     with pytest.raises(MissingInputError, match="edge pack"):
-        list(read_store(tmp_path / "none.h5"))
+        stored(tmp_path / "none.h5")
     with h5py.File(tmp_path / "alien.h5", "w") as file:
         file["x"] = 1
     with pytest.raises(DataError, match="not a store"):
-        list(read_store(tmp_path / "alien.h5"))
+        stored(tmp_path / "alien.h5")
 
 
 def test_one_process_at_a_time_writes_a_store(tmp_path: Path) -> None:
@@ -321,7 +342,7 @@ def test_a_kill_costs_at_most_the_frame_being_written(
 
     packed = pack(wanted, store, LIMITS, crops=Whole())
     assert (packed.frames, packed.written) == (4, 4 - kept)
-    for (crop, picture), sample in zip(read_store(store), wanted, strict=True):
+    for (crop, picture), sample in zip(stored(store), wanted, strict=True):
         (original,) = decode(sample.file.read_bytes(), "x", LIMITS)
         assert (source_values(picture.pixels, crop.source, 16) == original.pixels).all()  # type: ignore[arg-type]
     assert not list(tmp_path.glob(".s.h5*"))
@@ -336,7 +357,7 @@ def test_the_command_answers_in_json_and_with_its_exit_code(
     pack_command(Path("in"), Path("s.h5"), bits="8", as_json=True)
     facts = json.loads(capsys.readouterr().out)
     assert (facts["frames"], facts["crops"], facts["unreadable"]) == (2, 2, [])
-    assert next(read_store(Path("s.h5")))[1].pixels.dtype == np.uint8
+    assert stored(Path("s.h5"))[0][1].pixels.dtype == np.uint8
     (tmp_path / "in" / "P1_01.dcm").write_bytes(b"no film at all")
     with pytest.raises(typer.Exit) as ended:
         pack_command(Path("in"), Path("s.h5"), bits="8")

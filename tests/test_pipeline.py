@@ -1,6 +1,8 @@
 """From a file to a score: masks, objects, fragments, rectification; tiles that find their places again."""
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 
 from edge.decode import Limits
 from edge.errors import DataError, IncompleteError
-from edge.infer.bundle import FRAGMENT_STATISTICS, ScoreSpec, pack_mean_masks
+from edge.infer.bundle import ScoreSpec, pack_mean_masks
 from edge.intake.naming import compile_naming
 from edge.pipeline import Inspector, Planes, PrepareJob, answers, planes_of, prepare_file
 from edge.preprocess import MaskSpec, PreprocessSpec, Rectify, TileSpec
@@ -201,12 +203,42 @@ def test_a_view_without_rectification_says_so(tmp_path: Path) -> None:
     assert caught.value.reason == "view_not_rectified"
 
 
+def mean_spec(folder: Path, means: Mapping[str, FloatImage]) -> PreprocessSpec:
+    packed = pack_mean_masks(means)
+    (folder / "mean_masks.npz").write_bytes(packed)
+    sha256 = hashlib.sha256(packed).hexdigest()
+    mask = MaskSpec(method="mean", close_px=0, min_area_ratio=0, file_sha256=sha256)
+    return PreprocessSpec(tiles=TILES, mask=mask)
+
+
+def test_mean_masks_that_were_replaced_are_not_used(tmp_path: Path) -> None:
+    means = {"01": np.ones((48, 64), np.float32)}
+    spec, file = mean_spec(tmp_path, means), write_frame(tmp_path / "P1_01.png")
+    mean_spec(tmp_path, {"01": means["01"] * 0})
+    with pytest.raises(DataError) as caught:
+        prepare_file(PrepareJob(file, file.name, None, spec, LIMITS, assets=tmp_path, view="01"))
+    assert caught.value.reason == "engine_replaced"
+
+
+def test_several_classes_are_masked_and_smoothed_as_one_is(tmp_path: Path) -> None:
+    score = ScoreSpec(map="probability", statistic="level")
+    foreground = np.zeros((40, 80), bool)
+    foreground[:, :40] = True
+    plane = np.zeros((40, 80), np.float32)
+    plane[10:30, 50:70] = 0.9  # beside the part
+    for channels in (1, 2):
+        repeat = partial(np.repeat, repeats=channels, axis=1)
+        ready = judged(tmp_path / str(channels), PreprocessSpec(tiles=TILES), score, repeat)
+        (found,) = ready.score([Planes(plane, foreground)])
+        assert found.raw == 0.0
+        assert found.layers is None or found.layers.max() == 0
+
+
 def test_mean_masks_are_those_of_the_frames_view(tmp_path: Path) -> None:
-    spec = PreprocessSpec(tiles=TILES, mask=MaskSpec(method="mean", close_px=0, min_area_ratio=0))
-    means = {view: np.zeros((48, 64), np.float32) for view in ("01", "02")}
+    means = {view: np.zeros((48, 64), np.float32) for view in ("01", "02", "file")}
     means["01"][:, :20] = 1.0
     means["02"][:, 40:] = 0.8
-    (tmp_path / "mean_masks.npz").write_bytes(pack_mean_masks(means))
+    spec = mean_spec(tmp_path, means)
     for view, area in (("01", 20 * 48), ("02", 24 * 48)):
         file = write_frame(tmp_path / f"P1_{view}.png")
         job = PrepareJob(

@@ -46,8 +46,16 @@ class DecodeWorkers(Generic[Job]):
     """Runs `task(job) -> list[Frame]` in worker processes."""
 
     def __init__(
-        self, task: Callable[[Job], list[Frame]], *, workers: int, timeout_s: float, memory_bytes: int
+        self,
+        task: Callable[[Job], list[Frame]],
+        *,
+        workers: int,
+        timeout_s: float,
+        memory_bytes: int,
+        warm_up: Callable[[], None] | None = None,
     ) -> None:
+        """`warm_up` is called in each worker before its first job, outside the time limit."""
+        self._warm_up = warm_up
         self.workers = workers
         self._task, self._timeout_s, self._memory_bytes = task, timeout_s, memory_bytes
         self._restarts = 0
@@ -108,7 +116,7 @@ class DecodeWorkers(Generic[Job]):
             max_workers=self.workers,
             context=context,
             initializer=_start_worker,
-            initargs=(self._memory_bytes,),
+            initargs=(self._memory_bytes, self._warm_up),
         )
 
     def _end_pool(self) -> None:
@@ -166,7 +174,7 @@ def _shared_folder() -> Path:
         ) from None
 
 
-def _start_worker(memory_bytes: int) -> None:
+def _start_worker(memory_bytes: int, warm_up: Callable[[], None] | None = None) -> None:
     """Limits of a worker; it dies with its parent and leaves Ctrl-C to the core."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # pebble's own handler would wait for Python code, which native decoders do not run
@@ -179,6 +187,8 @@ def _start_worker(memory_bytes: int) -> None:
     import cv2
 
     cv2.setNumThreads(1)  # parallelism is the number of workers
+    if warm_up is not None:
+        warm_up()
 
 
 def _work(task: Callable[[Job], list[Frame]], job: Job, file: str) -> _Mapped:

@@ -17,7 +17,7 @@ from edge import __version__
 from edge.artifacts import read_signed_json, sha256_of, write_atomic, write_signed_json
 from edge.errors import BundleError
 from edge.preprocess import PreprocessSpec
-from edge.types import FloatImage
+from edge.types import FRAGMENT_STATISTICS, FloatImage
 
 MANIFEST = "bundle.json"
 MODEL = "model.onnx"
@@ -32,7 +32,6 @@ GOLDEN_TOLERANCE = {"fp32": 1e-3, "bf16": 0.1, "fp16": 0.03, "int8": 0.2}
 
 
 FRAME_STATISTICS = ("peak", "mean", "max", "std", "rmse", "area", "level")
-FRAGMENT_STATISTICS = ("sum", "mse", "std", "min", "max", "absmax", "mean")
 
 
 class ScoreSpec(BaseModel):
@@ -113,14 +112,18 @@ def read_pair(file: Path) -> tuple[FloatImage, FloatImage]:
 
 def read_mean_masks(file: Path) -> dict[str, FloatImage]:
     """View → the share of good frames whose mask covers each pixel, (h, w) float32 in 0..1."""
-    with np.load(file, allow_pickle=False) as views:
-        return {view: views[view].astype(np.float32) / 255 for view in views.files}
+    with np.load(file, allow_pickle=False) as stored:
+        views = [str(view) for view in stored["views"]]
+        return {view: stored[f"mask_{k}"].astype(np.float32) / 255 for k, view in enumerate(views)}
 
 
 def pack_mean_masks(means: Mapping[str, FloatImage]) -> bytes:
-    """Mean masks as the bytes of an .npz, a byte a pixel."""
+    """Mean masks as the bytes of an .npz, a byte a pixel; rounded down, so that no share grows."""
     file = io.BytesIO()
-    np.savez_compressed(file, **{view: np.round(mean * 255).astype(np.uint8) for view, mean in means.items()})  # type: ignore[arg-type]  # numpy's stub has an option among the names
+    planes: dict[str, Any] = {
+        f"mask_{k}": np.floor(mean * 255).astype(np.uint8) for k, mean in enumerate(means.values())
+    }
+    np.savez_compressed(file, views=np.array(list(means), np.str_), **planes)
     return file.getvalue()
 
 
@@ -157,16 +160,17 @@ def load_bundle(folder: Path) -> Bundle:
 
 
 def _check_mask_files(folder: Path, manifest: BundleManifest) -> None:
-    """The preprocessing says which network or masks it needs; they must be those."""
+    """The preprocessing says which network or masks it needs; they must be those, and no others."""
     mask = manifest.preprocess.mask
-    if mask is None or not mask.needs_files:
-        return
-    needed = MASK_MODEL if mask.method == "unet" else MEAN_MASKS
-    if needed not in manifest.files or (
-        mask.method == "unet" and manifest.files[needed] != mask.network_sha256
-    ):
+    method = mask.method if mask is not None else ""
+    needed = {"unet": (MASK_MODEL, MASK_GOLDEN), "mean": (MEAN_MASKS,)}.get(method, ())
+    there = {name for name in (MASK_MODEL, MASK_GOLDEN, MEAN_MASKS) if name in manifest.files}
+    fits = not needed or (mask is not None and manifest.files.get(needed[0]) == mask.file_sha256)
+    if there != set(needed) or not fits:
         raise BundleError(
-            f"{folder / MANIFEST}: its masks need a {needed} that it does not have", hint="learn it again"
+            f"{folder / MANIFEST}: its masks need {' and '.join(needed) or 'no files'}, and it lists "
+            f"{', '.join(sorted(there)) or 'none'}" + ("" if fits else ", of another digest"),
+            hint="learn or copy it again",
         )
 
 

@@ -42,9 +42,8 @@ def open_runtime(
         cache=cache and cache / bundle.digest[:16],
     )
     prove(bundle, runtime)
-    if bundle.has(MASK_MODEL):
-        mask = bundle.manifest.preprocess.mask
-        assert mask is not None, "load_bundle checked it"
+    mask = bundle.manifest.preprocess.mask
+    if mask is not None and mask.method == "unet":
         prove_pair(bundle, open_mask_network(bundle.folder, mask.network_px), bundle.folder / MASK_GOLDEN)
     return runtime
 

@@ -116,11 +116,6 @@ class Calibration(BaseModel):
             foreground_ratio=_known_hull([limits.foreground_ratio for limits in seen]),
         )
 
-    def pixel_threshold(self, view: str | None) -> float | None:
-        """The map's threshold for a view, or None where that view was never calibrated."""
-        limits = self.of(view)
-        return limits.pixel_threshold if limits else None
-
 
 @dataclass(frozen=True, slots=True)
 class GoodFrame:

@@ -22,16 +22,6 @@ SAMPLES = 16  # noisy copies
 SIGMA = 0.1  # of the noise, grey levels in 0..1
 
 
-def grad_cam(activations: FloatImage, gradients: FloatImage) -> FloatImage:
-    """ReLU(Σₖ mean(Gₖ) Aₖ): Selvaraju et al., "Grad-CAM", ICCV 2017, eq. 1 and 2."""
-    return _weighted(activations, gradients.mean((1, 2)))
-
-
-def grad_cam_pp(activations: FloatImage, gradients: FloatImage) -> FloatImage:
-    """Grad-CAM++: Chattopadhay et al., "Grad-CAM++", WACV 2018, eq. 5, 7 and 19: every place has a weight."""
-    return _plus_plus(activations, gradients, gradients**2, gradients**3)
-
-
 def xgrad_cam(activations: FloatImage, gradients: FloatImage) -> FloatImage:
     """XGrad-CAM: Fu et al., "Axiom-based Grad-CAM", BMVC 2020, eq. 8: gradients weighed by activation."""
     totals = activations.sum((1, 2))

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from edge.types import MAX_DEFECTS, Defect, FloatImage, Mask, Placement
 
+LEVEL_STEPS = 10  # each halves where `largest_level` may lie
+
 Masks = NDArray[np.bool_]  # (classes, h, w)
 Counts = NDArray[np.int64]  # (classes,)
 Figures = NDArray[np.float64]  # (classes,)
@@ -26,7 +28,7 @@ class ClassSpec:
 
     name: str
     threshold: float = 0.5
-    min_area_px: int = 0  # in frame pixels; smaller regions are no defects
+    min_area_px: int = 0  # in pixels of the plane, whatever they are of the frame; smaller is no defect
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,49 +52,75 @@ def find_classes(layers: FloatImage, classes: Sequence[ClassSpec], place: Placem
     found: list[Defect] = []
     areas = {}
     for k, spec in enumerate(classes):
-        masks[k], defects = _find(layers[k], spec, place)
-        areas[spec.name] = sum(defect.area_px for defect in defects)
+        masks[k], areas[spec.name], defects = _find(layers[k], spec, place)
         found += defects
     found.sort(key=lambda defect: (-defect.score, defect.bbox, defect.kind))
     return ClassFindings(masks, areas, tuple(found[:MAX_DEFECTS]))
 
 
-def largest_level(plane: FloatImage, min_area_px: float) -> float:
+def largest_level(plane: FloatImage, min_area_px: int) -> float:
     """The highest level that all of a connected region of at least `min_area_px` pixels of (h, w) reaches.
 
-    A frame's raw score where specks are left out: `find_classes` finds a defect exactly if this is above the
-    class's threshold. 0 where even the whole plane is too small.
+    A frame's raw score where specks are left out: `find_classes` finds a defect if this is above the class's
+    threshold. It is looked for by bisection between two levels of the plane, at most LEVEL_STEPS times, and so
+    may be too low by less than 1/1024 of the plane's range, never too high: where `find_classes` finds a
+    defect, this is above the threshold or that near to it. 0 where even the whole plane is too small.
     """
-    levels = np.unique(plane)
-    low, high = -1, len(levels) - 1  # a region at levels[low] and above; none at levels[high] or beyond
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if _largest(plane >= levels[middle]) >= min_area_px else (low, middle - 1)
-    return float(levels[low]) if low >= 0 else 0.0
+    if plane.size < max(1, min_area_px):
+        return 0.0
+    low, high = _bounds(plane, max(1, min_area_px))
+    for _ in range(LEVEL_STEPS):
+        if low >= high:
+            break
+        middle = max(np.float32(low + (high - low) / 2), np.nextafter(np.float32(low), np.float32(np.inf)))
+        above = (plane >= middle).astype(np.uint8)
+        if _largest(above) >= min_area_px:
+            low = cv2.minMaxLoc(plane, above)[0]  # to a level that is there: the region stays the same
+        else:
+            high = cv2.minMaxLoc(plane, 1 - above)[1]
+    return low
 
 
-def _find(plane: FloatImage, spec: ClassSpec, place: Placement) -> tuple[Mask, list[Defect]]:
-    """The mask of one class without its specks, and its regions as defects."""
+def _bounds(plane: FloatImage, area_px: int) -> tuple[float, float]:
+    """Two levels of a plane of at least that area, below and above its `largest_level` or equal to it.
+
+    A square that large is a region; a region that large needs so many pixels.
+    """
+    highest = float(np.partition(plane, plane.size - area_px, axis=None)[plane.size - area_px])
+    side = math.isqrt(area_px - 1) + 1
+    if side > min(plane.shape):
+        return float(plane.min()), highest
+    lowest = cv2.erode(plane, np.ones((side, side), np.uint8), anchor=(0, 0))
+    height, width = plane.shape
+    return float(lowest[: height - side + 1, : width - side + 1].max()), highest
+
+
+def _find(plane: FloatImage, spec: ClassSpec, place: Placement) -> tuple[Mask, int, list[Defect]]:
+    """The mask of one class without its specks, its area in frame pixels, and its strongest regions."""
     mask = plane > spec.threshold
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
-    kept = np.zeros(count, bool)
+    kept = stats[:, cv2.CC_STAT_AREA] >= spec.min_area_px
+    kept[0] = False  # the background
+    peaks = np.zeros(count, np.float32)
+    np.maximum.at(peaks, labels[mask], plane[mask])
+    (regions,) = np.nonzero(kept)
+    boxes, areas = stats[regions, :4], stats[regions, cv2.CC_STAT_AREA]
+    areas_px = place.areas_px(areas, boxes)
+    order = np.lexsort((*boxes.T[::-1], -peaks[regions]))[:MAX_DEFECTS]  # as `find_classes` has them
     defects = []
-    for i in range(1, count):
-        x, y, w, h, area = (int(v) for v in stats[i])
-        area_px = place.area_px(area, (x, y, w, h))
-        if area_px < spec.min_area_px:
-            continue
-        kept[i] = True
-        peak = float(plane[y : y + h, x : x + w][labels[y : y + h, x : x + w] == i].max())
-        box = place.box((x, y, w, h))
-        defects.append(Defect(spec.name, area_px, area / plane.size, box, score=peak / spec.threshold))
-    return kept[labels], defects
+    for i in order:
+        x, y, w, h = (int(v) for v in boxes[i])
+        score = float(peaks[regions[i]]) / spec.threshold
+        share = int(areas[i]) / plane.size
+        defects.append(Defect(spec.name, int(areas_px[i]), share, place.box((x, y, w, h)), score))
+    return kept[labels], int(areas_px.sum()), defects
 
 
-def _largest(mask: Mask) -> int:
+def _largest(mask: NDArray[np.uint8]) -> int:
     """Pixels of the largest connected region."""
-    count, _, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
-    return int(stats[1:, cv2.CC_STAT_AREA].max()) if count > 1 else 0
+    _, labels = cv2.connectedComponents(mask, connectivity=8)
+    areas = np.bincount(labels[mask > 0])
+    return int(areas.max()) if areas.size else 0
 
 
 @dataclass(slots=True)

@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 from edge.judge.ranking import PixelCounts
 from edge.types import MAX_DEFECTS, Defect, FloatImage, Fragments, Mask, Placement
 
-STATISTICS = ("sum", "mse", "std", "min", "max", "absmax", "mean")
-
 # A fragment whose defect covers less than this of it (40 pixels of 64×64: the corner of one, or one that is
 # smaller than what a person marks) is neither a good fragment nor a fair example of a defect
 LEAST_SHARE = 0.01
@@ -26,7 +24,7 @@ LEAST_SHARE = 0.01
 def fragment_statistics(
     residual: FloatImage, smooth_px: float = 0.0, keep_px: int | None = None
 ) -> dict[str, FloatImage]:
-    """Statistics of each fragment's residual (n, h, w), plane − reconstruction: name → (n,) float32.
+    """FRAGMENT_STATISTICS of each fragment's residual (n, h, w), plane − reconstruction: (n,) float32 each.
 
     `sum` of the absolute residual · `mse` mean square · `std` standard deviation · `min` and `max` the signed
     extremes: how much darker or brighter than expected · `absmax` the larger of the two · `mean` signed.
@@ -142,14 +140,6 @@ def covered(boxes: NDArray[np.int32], truth: Mask) -> NDArray[np.float64]:
     hit = sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
     area = np.maximum(1, (right - left) * (bottom - top))
     return np.asarray(hit / area, np.float64)
-
-
-def plane_truth(truth: Mask, shape: tuple[int, int]) -> Mask:
-    """A frame's truth brought to a plane (h, w) that was only resized: True where any of it is a defect."""
-    if truth.shape == shape:
-        return truth
-    share = cv2.resize(truth.astype(np.float32), (shape[1], shape[0]), interpolation=cv2.INTER_AREA)
-    return np.asarray(share > 0)
 
 
 def _corners(boxes: NDArray[np.int32], shape: tuple[int, ...]) -> NDArray[np.int64]:

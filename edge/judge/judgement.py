@@ -53,26 +53,18 @@ def judge(
         return Judgement("NotDecidable", ("score_not_finite", *flags), threshold_raw=limits.threshold)
     place = placement or Placement.scaled(score.map.shape, score.map.shape[1], score.map.shape[0])
     normalised = score.raw / limits.threshold
-    found = _Found(score, limits, place, classes, calibration.statistic, min_area_px)
-    if normalised > 1.0:
-        return Judgement(
-            "NotOK",
-            ("score_above_threshold", *flags),
-            score=normalised,
-            threshold_raw=limits.threshold,
-            defects=found.defects(),
-            class_areas=found.class_areas(),
-            objects=found.objects("NotDecidable" if _unlike_good(score, limits) else "OK"),
-        )
     unlike = _unlike_good(score, limits)
-    return Judgement(
-        "NotDecidable" if unlike else "OK",
-        (*unlike, *flags),
-        score=normalised,
-        threshold_raw=limits.threshold,
-        class_areas=found.class_areas(),
-        objects=found.objects("NotDecidable" if unlike else "OK"),
-    )
+    found = _Found(score, limits, place, classes, calibration.statistic, min_area_px)
+    common: dict[str, Any] = {
+        "score": normalised,
+        "threshold_raw": limits.threshold,
+        "pixel_threshold": limits.pixel_threshold,
+        "class_areas": found.class_areas(),
+        "objects": found.objects("NotDecidable" if unlike else "OK"),
+    }
+    if normalised > 1.0:
+        return Judgement("NotOK", ("score_above_threshold", *flags), defects=found.defects(), **common)
+    return Judgement("NotDecidable" if unlike else "OK", (*unlike, *flags), **common)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,17 +86,19 @@ class _Found:
             shape = score.map.shape[0], score.map.shape[1]
             return merge_fragments(score.fragments.boxes, scores, limits.threshold, self.place, shape)
         if self.classes:
-            return self._classes().defects
+            # `level` rejects by its own threshold, which may be lower: what rejected is listed
+            above = limits.pixel_threshold
+            if self.statistic == "level":
+                above = min(above, limits.threshold)
+            return self._classes(above).defects
         return find_defects(score, limits.pixel_threshold, self.place)
 
     def class_areas(self) -> Mapping[str, int]:
-        """Each class's area in frame pixels; empty where the recipe has no classes."""
-        return self._classes().areas_px if self.classes else {}
+        """Each class's area above the pixel threshold, in frame pixels; empty where there are no classes."""
+        return self._classes(self.limits.pixel_threshold).areas_px if self.classes else {}
 
-    def _classes(self) -> ClassFindings:
-        height, width = self.score.map.shape
-        smallest_px = self.place.area_px(self.min_area_px, (0, 0, width, height)) if self.min_area_px else 0
-        specs = [ClassSpec(name, self.limits.pixel_threshold, smallest_px) for name in self.classes]
+    def _classes(self, threshold: float) -> ClassFindings:
+        specs = [ClassSpec(name, threshold, self.min_area_px) for name in self.classes]
         layers = self.score.map[None] if self.score.layers is None else self.score.layers
         return find_classes(layers, specs, self.place)
 

@@ -13,7 +13,7 @@ count as independent: where batches differ more than their frames do, calibrate 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
@@ -108,22 +108,12 @@ def shewhart(frames: int, view: Reference) -> Limits | None:
     return _around(SHEWHART_L * view.sigma * math.sqrt(1 / frames + 1 / view.frames))
 
 
-def ewma_variance(frames: Iterable[int], weight: float = EWMA_WEIGHT) -> float:
-    """Variance of an EWMA of means of n₁, n₂, … independent values of variance 1, begun at the centre.
-
-    λ² Σᵢ (1−λ)^(2(t−i)) / nᵢ; for equal n this is Roberts' λ/(2−λ) · (1 − (1−λ)^(2t)) / n.
-    """
-    variance = 0.0
-    for n in frames:
-        variance = (1 - weight) ** 2 * variance + weight**2 / n
-    return variance
-
-
 def chart(batches: Sequence[BatchSums], view: Reference) -> tuple[Point, ...]:
     """Points of the batches in their order. Batches hold one frame or more.
 
-    The EWMA begins at 1. Its limits have the exact variance at each step, and the error of the centre, which
-    the EWMA has taken in to the share 1 − (1−λ)^t.
+    The EWMA begins at 1. Its limits have the exact variance at each step, λ² Σᵢ (1−λ)^(2(t−i)) / nᵢ for batches
+    of n₁, n₂, … independent frames (for equal n Roberts' λ/(2−λ) · (1 − (1−λ)^(2t)) / n), and the error of the
+    centre, which the EWMA has taken in to the share 1 − (1−λ)^t.
     """
     points: list[Point] = []
     smoothed, variance, taken = 1.0, 0.0, 0.0

@@ -376,7 +376,13 @@ def calibrate(
         }
         runtime = open_runtime(bundle, precision="fp32", cache=settings.paths.state / COMPILED)
         training = bundle.manifest.training
-        if training.get("truth", "none") == "none":
+        truth = training.get("truth", "none")
+        if truth == "foreground":
+            raise UsageError(
+                f"recipe {recipe} finds foregrounds: it has no thresholds",
+                hint="calibrate the recipes that use it",
+            )
+        if truth in ("none", "good regions"):
             if min_recall is not None:
                 raise UsageError("--min-recall needs a model that learned from defects", hint="leave it out")
             result = calibrate_recipe(
@@ -389,6 +395,10 @@ def calibrate(
             from edge.calibrate_labelled import calibrate_labelled
             from edge.judge.thresholds import ThresholdRule
 
+            if unseen_views != "refuse" or view_cycle is not None:
+                raise UsageError(
+                    "--unseen-views: a supervised recipe has one threshold for all views", hint="leave it out"
+                )
             rule = ThresholdRule(threshold, false_reject, k, quantile)
             result = calibrate_labelled(
                 dataset.labelled(), bundle, runtime, target, rule=rule, min_recall=min_recall, **how
@@ -537,13 +547,11 @@ def _learn_from(context: typer.Context, given: Mapping[str, Any], *, calibrate: 
             hint='pip install "edge-inspect[learn]"; a daemon needs it not',
             retryable=False,
         ) from None
-    from pydantic import ValidationError
 
     from edge import config as configuration
     from edge.calibrate import check_rule
     from edge.dataset import samples
     from edge.decode import Limits
-    from edge.infer.bundle import ScoreSpec
     from edge.judge.thresholds import ThresholdRule
     from edge.learn.augment import Light, Movement
     from edge.learn.learn import LearnRequest, learn
@@ -559,10 +567,6 @@ def _learn_from(context: typer.Context, given: Mapping[str, Any], *, calibrate: 
         "of": "score_of", "min_area_px": "min_area",
     }  # fmt: skip
     score = {key: options[option] for key, option in named.items() if options[option] is not None}
-    try:
-        ScoreSpec.model_validate(score)
-    except ValidationError as error:
-        raise _wrong_option(error) from None
     same = (
         "recipe",
         "model",
@@ -602,7 +606,7 @@ def _learn_from(context: typer.Context, given: Mapping[str, Any], *, calibrate: 
         augmentation=options["augment"],
         movement=Movement(degrees=options["rotate"]),
         light=Light(gain=options["light"]),
-        patch_rule=options["patch_rule"] or "centre",
+        patch_rule=options["patch_rule"],
         limits=Limits(settings.runtime.max_pixels, settings.runtime.max_pages),
         calibrate=calibrate,
         **{name: options[name] for name in (*same, *thresholds)},

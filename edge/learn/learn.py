@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from edge.calibrate import Calibrated, calibrate_recipe
 from edge.calibrate_labelled import calibrate_labelled
@@ -64,7 +65,7 @@ class LearnRequest:
     augmentation: Augmentation | None = None
     movement: Movement = field(default_factory=Movement)  # of autoencoders' windows, beside the augmentation
     light: Light = field(default_factory=Light)
-    patch_rule: PatchRule = "centre"
+    patch_rule: PatchRule | None = None  # centre
     stride: int | None = None  # of a patch network's map
     around_defects: bool = False  # learn what is good in defect frames with masks, too
     limits: Limits = DEFAULT_LIMITS
@@ -113,6 +114,8 @@ def learn(request: LearnRequest, listen: Listener = silent) -> LearnResult:
 
 def _learn(request: LearnRequest, renewal: Renewal, store: PlaneStore, listen: Listener) -> LearnResult:
     kind = None if request.model == "auto" else of_name(request.model)
+    if kind is not None:
+        _check_options(request, kind)
     truth = _truth(request, kind)
     wanted = _wanted(request, truth)
     preprocess, extra = _preprocessing(request, kind, renewal, wanted, listen)
@@ -124,13 +127,15 @@ def _learn(request: LearnRequest, renewal: Renewal, store: PlaneStore, listen: L
         listen(Event("prepare", f"left out: {sentence}"))
     name, why = _model(request, specimens)
     kind = of_name(name) if request.stride is None else strided(of_name(name), request.stride)
+    _check_options(request, kind)
     size_px = kind.size_px or preprocess.size_px
     preprocess = preprocess.model_copy(update={"tiles": kind.tiles, "size_px": size_px})
     listen(Event("prepare", f"model {name}: {why}"))
     parts = _split(request, kind, specimens)
     uses = {use: [s for s in specimens if s.group in set(getattr(parts, use))] for use in Split.__slots__}
     counts = {use: count_by_view(s.view for s in members) for use, members in uses.items()}
-    fit = _fit(request, kind, name, preprocess, classes, uses, renewal.resume / "checkpoint.pt")
+    task = _task(request, kind, classes, uses)
+    fit = _fit(request, kind, name, preprocess, task, uses, renewal.resume / "checkpoint.pt")
     _announce(request, fit, counts, listen)
     progress = fit.run(lambda share, at: listen(Event("learn", _at(at), share)))
     listen(Event("learn", f"learned {progress.step} steps in {progress.elapsed_s:.0f} s: {progress.stopped}"))
@@ -147,11 +152,11 @@ def _learn(request: LearnRequest, renewal: Renewal, store: PlaneStore, listen: L
         name=request.recipe,
         model=name,
         preprocess=preprocess,
-        score=ScoreSpec.model_validate(kind.score.model_dump() | dict(request.score)),
+        score=_score(request, kind),
         output=kind.output,
         onnx=to_onnx(network, kind.tiles.size_px),
         golden=golden_pair(network, planes, kind.tiles, request.seed),
-        training=_training(request, kind, fit, uses, counts, why),
+        training=_training(request, kind, fit, task, uses, counts, why),
         classes=classes if kind.names_classes else (),
         extra=extra,
     )
@@ -181,6 +186,54 @@ def _learn(request: LearnRequest, renewal: Renewal, store: PlaneStore, listen: L
         unreadable=tuple(unreadable),
         report=renewal.engine / "report.html",
     )
+
+
+def _check_options(request: LearnRequest, kind: ModelKind) -> None:
+    """Nothing that was asked for may be without effect.
+
+    Raises:
+        UsageError: the model has no use for an option.
+    """
+    supervised = kind.truth in ("pixels", "frames")
+    default = ThresholdRule()
+    without_effect = {
+        "--min-recall": request.min_recall is not None and not supervised,
+        "--rotate": request.movement != Movement() and not kind.can_be_moved,
+        "--light": request.light != Light() and not kind.can_be_moved,
+        "--patch-rule": request.patch_rule is not None and not kind.stride,
+        "--stride": request.stride is not None and not kind.stride,
+        "--unseen-views": request.unseen_views != "refuse" and kind.truth != "none",
+        "--threshold": request.rule.method != default.method and kind.truth == "foreground",
+    }
+    if given := [name for name, ignored in without_effect.items() if ignored]:
+        raise UsageError(f"{given[0]} has no effect on model {request.model}", hint="leave it out")
+    _score(request, kind)
+
+
+def _score(request: LearnRequest, kind: ModelKind) -> ScoreSpec:
+    """The model's score with what was asked for in place of its own.
+
+    Raises:
+        UsageError: there is no such score.
+    """
+    try:
+        spec = ScoreSpec.model_validate(kind.score.model_dump() | dict(request.score))
+    except ValidationError as error:
+        raise UsageError(
+            f"no such score: {error.errors()[0]['msg'].removeprefix('Value error, ')}",
+            hint="--score-of, --statistic and --score-map must fit each other and the model",
+        ) from None
+    if (spec.map == "probability") != (kind.output == "probability"):
+        raise UsageError(
+            f"--score-map {spec.map}: model {request.model} answers a {kind.output}", hint="leave it out"
+        )
+    if spec.of == "fragment" and kind.output == "probability":
+        raise UsageError("--score-of fragment is of autoencoders", hint="leave it out")
+    if spec.of == "object" and request.preprocess.mask is None:
+        raise UsageError(
+            "--score-of object needs to know what is an object", hint="add --mask otsu, or another"
+        )
+    return spec
 
 
 def _truth(request: LearnRequest, kind: ModelKind | None) -> Truth:
@@ -251,7 +304,7 @@ def _preprocessing(
         return spec, {}
     renewal.new_engine.mkdir(parents=True, exist_ok=True)
     if spec.mask.method == "mean":
-        return spec, mean_masks(spec, request, renewal.new_engine, wanted, listen)
+        return mean_masks(spec, request, renewal.new_engine, wanted, listen)
     if request.mask_engine is None:
         raise UsageError("no network that finds the foreground", hint="name its recipe with --mask-recipe")
     return with_mask_network(spec, request.mask_engine, renewal.new_engine)
@@ -286,21 +339,13 @@ def _split(request: LearnRequest, kind: ModelKind, specimens: Sequence[Specimen]
     )
 
 
-def _fit(
-    request: LearnRequest,
-    kind: ModelKind,
-    name: str,
-    preprocess: PreprocessSpec,
-    classes: Sequence[str],
-    uses: Mapping[str, Sequence[Specimen]],
-    checkpoint: Path,
-) -> Fit:
-    loss = request.loss or kind.loss
-    if loss not in kind.losses:
-        raise UsageError(f"--loss {loss}: model {name} learns with {', '.join(kind.losses)}")
+def _task(
+    request: LearnRequest, kind: ModelKind, classes: Sequence[str], uses: Mapping[str, Sequence[Specimen]]
+) -> Task:
+    """What the network learns from, and how it is varied."""
     has_views = any(s.view != DEFAULT_VIEW for s in uses["train"])
     augmentation = request.augmentation or ("none" if has_views and kind.truth == "none" else None)
-    task = Task(
+    return Task(
         planes=_planes(kind, uses["train"]),
         tiles=kind.tiles,
         classes=max(1, len(classes)),
@@ -308,9 +353,23 @@ def _fit(
         augmentation=augmentation,
         movement=request.movement,
         light=request.light,
-        patch_rule=request.patch_rule,
+        patch_rule=request.patch_rule or "centre",
         around_defects=request.around_defects,
     )
+
+
+def _fit(
+    request: LearnRequest,
+    kind: ModelKind,
+    name: str,
+    preprocess: PreprocessSpec,
+    task: Task,
+    uses: Mapping[str, Sequence[Specimen]],
+    checkpoint: Path,
+) -> Fit:
+    loss = request.loss or kind.loss
+    if loss not in kind.losses:
+        raise UsageError(f"--loss {loss}: model {name} learns with {', '.join(kind.losses)}")
     held = _planes(kind, uses["validation"]) or task.planes
     train = kind.batches(kind, task)
     validation = kind.batches(kind, replace(task, planes=held, seed=request.seed + 1_000_003, varied=False))
@@ -370,6 +429,7 @@ def _training(
     request: LearnRequest,
     kind: ModelKind,
     fit: Fit,
+    task: Task,
     uses: Mapping[str, Sequence[Specimen]],
     counts: Mapping[str, Mapping[str, int]],
     why: str,
@@ -391,7 +451,9 @@ def _training(
         "learning_rate": fit.spec.learning_rate,
         "window_px": kind.window_px,
         "batch": kind.batch,
-        "augmentation": request.augmentation or "the model's own",
+        "augmentation": task.augmentation or "the model's own",
+        "movement": asdict(task.movement),
+        "light": asdict(task.light),
         **({"stride": kind.stride} if kind.stride else {}),
         "around_defects": request.around_defects,
         **kind.facts,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -62,7 +63,7 @@ def with_mask_network(
     mask = spec.mask.model_copy(
         update={
             "network_px": manifest.preprocess.tiles.size_px,
-            "network_sha256": hashlib.sha256(onnx).hexdigest(),
+            "file_sha256": hashlib.sha256(onnx).hexdigest(),
         }
     )
     return spec.model_copy(update={"mask": mask}), extra
@@ -70,32 +71,40 @@ def with_mask_network(
 
 def mean_masks(
     spec: PreprocessSpec, request: LearnRequest, folder: Path, wanted: Sequence[Sample], listen: Listener
-) -> dict[str, bytes]:
-    """The mean mask of each view over good frames, each masked by the mask network or by Otsu's threshold.
+) -> tuple[PreprocessSpec, dict[str, bytes]]:
+    """The spec bound to the mean mask of each view over good frames, and the file, which is in `folder` too.
 
-    One frame is in memory at a time.
+    Each frame is masked by the mask network, or by Otsu's threshold where there is none. One frame is in
+    memory at a time.
 
     Raises:
         DataError: frames of one view differ in size, or nothing is found in them.
     """
     assert spec.mask is not None, "asked for"
-    single = spec.mask.model_copy(update={"method": "otsu" if request.mask_engine is None else "unet"})
-    by_frame = spec.model_copy(update={"mask": single, "clahe": None})
-    if request.mask_engine is not None:
-        by_frame, _ = with_mask_network(by_frame, request.mask_engine, folder)
     means: dict[str, MeanMask] = {}
     good = [sample for sample in wanted if sample.label == "good"]
-    pages = frames(good, by_frame, request.limits, unreadable=[], assets=folder)
-    for done, (sample, frame) in enumerate(pages, 1):
-        listen(Event("prepare", f"mask of {sample.path}", min(1.0, done / len(good))))
-        assert frame.foreground is not None, "the spec masks"
-        means.setdefault(frame.identity.view or DEFAULT_VIEW, MeanMask()).add(frame.foreground)
+    with tempfile.TemporaryDirectory() as temporary:
+        by_frame = _by_frame(spec, request.mask_engine, Path(temporary))
+        pages = frames(good, by_frame, request.limits, unreadable=[], assets=Path(temporary))
+        for done, (sample, frame) in enumerate(pages, 1):
+            listen(Event("prepare", f"mask of {sample.path}", min(1.0, done / len(good))))
+            assert frame.foreground is not None, "the spec masks"
+            means.setdefault(frame.identity.view or DEFAULT_VIEW, MeanMask()).add(frame.foreground)
     found = {view: mean.mean() for view, mean in means.items()}
-    if not found or not all(np.any(mean >= spec.mask.threshold) for mean in found.values()):
+    if not found or not all(np.any(mean > spec.mask.threshold) for mean in found.values()):
         raise DataError(
             "the mean mask of a view is empty: nothing was found in most of its frames",
             hint="look at single masks with --mask otsu and edge inspect --out, or choose another method",
         )
     packed = pack_mean_masks(found)
     write_atomic(folder / MEAN_MASKS, packed)
-    return {MEAN_MASKS: packed}
+    mask = spec.mask.model_copy(update={"file_sha256": hashlib.sha256(packed).hexdigest()})
+    return spec.model_copy(update={"mask": mask}), {MEAN_MASKS: packed}
+
+
+def _by_frame(spec: PreprocessSpec, engine: Path | None, folder: Path) -> PreprocessSpec:
+    """The preprocessing that masks each frame by itself; the network's files are in `folder`."""
+    assert spec.mask is not None, "asked for"
+    single = spec.mask.model_copy(update={"method": "otsu" if engine is None else "unet"})
+    by_frame = spec.model_copy(update={"mask": single, "clahe": None})
+    return by_frame if engine is None else with_mask_network(by_frame, engine, folder)[0]

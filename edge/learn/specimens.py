@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.calibrate import learned_id
+from edge.calibrate import NOTHING_FOUND, learned_id
 from edge.dataset import ANY_DEFECT, Sample, Unreadable, frames
 from edge.decode import Limits
 from edge.errors import DataError
@@ -73,6 +73,9 @@ def read_specimens(
     for sample, frame in frames(wanted, how.preprocess, how.limits, unreadable=unreadable, assets=how.assets):
         seen.add(sample.path)
         listen(Event("prepare", sample.path, len(seen) / len(wanted)))
+        if frame.foreground is not None and not frame.foreground.any():
+            unreadable.append(Unreadable(sample.path, "no_foreground", NOTHING_FOUND))
+            continue
         images.append(frame.image)
         label = 0 if sample.label == "good" else 1 + _class_of(sample, how.classes)
         found.append(

@@ -127,7 +127,7 @@ def split_labelled(
     proposed = {f.group for f in frames if f.split in ("validation", "val", "calibration")}
     held = proposed or set(_drawn(has_defect, seed, share))
     train = [group for group in has_defect if group not in held]
-    if not any(has_defect[group] for group in train):
+    if not (any(has_defect[group] for group in train) and any(has_defect[group] for group in held)):
         raise DataError(
             f"defect frames of {sum(has_defect.values())} parts: at least 2 are needed, from different "
             "parts: one to learn, one to choose thresholds with",

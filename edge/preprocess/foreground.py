@@ -93,12 +93,9 @@ def k_means(plane: FloatImage, clusters: int = 2, polarity: Polarity = "auto") -
     return np.asarray(labels != np.bincount(_border(labels), minlength=clusters).argmax())
 
 
-def close(
-    mask: Mask, side_px: int = 5, times: int = 3, *, fill_holes: bool = False, least_ratio: float = 0.0
-) -> Mask:
+def close(mask: Mask, side_px: int = 5, times: int = 3) -> Mask:
     """Morphological closing with a cross: gaps up to about (side_px - 1) × times are filled (5 px, 3 times:
-    the origin's). With `fill_holes` also every hole; pieces below `least_ratio` of the plane's area go. The
-    cross has a middle, so an even side counts as the next odd one.
+    the origin's). The cross has a middle, so an even side counts as the next odd one.
 
     Closing happens as if the plane went on beyond its border without foreground, so nothing is closed
     against the border.
@@ -111,19 +108,7 @@ def close(
     cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (side_px, side_px))
     closed = cv2.morphologyEx(padded, cv2.MORPH_CLOSE, cross, iterations=times)
     height, width = mask.shape
-    whole = closed[margin_px : margin_px + height, margin_px : margin_px + width].astype(bool)
-    if fill_holes:
-        whole = without_holes(whole)
-    return without_specks(whole, least_ratio) if least_ratio > 0 else whole
-
-
-def without_holes(mask: Mask) -> Mask:
-    """Background that is not connected to the border becomes foreground."""
-    if mask.size == 0:
-        return mask.copy()
-    background = np.pad((~mask).astype(np.uint8), 1, constant_values=1)
-    _, labels = cv2.connectedComponents(background, connectivity=4)
-    return np.asarray(labels[1:-1, 1:-1] != labels[0, 0])
+    return closed[margin_px : margin_px + height, margin_px : margin_px + width].astype(bool)
 
 
 def without_specks(mask: Mask, least_ratio: float) -> Mask:
@@ -164,18 +149,6 @@ def masked(plane: FloatImage, mask: Mask, value: float = 0.0) -> FloatImage:
     return np.where(mask, plane, np.float32(value))
 
 
-def iou(one: Mask, other: Mask) -> float:
-    """Intersection over union of two masks of the same size; two empty masks agree wholly: 1.
-
-    Raises:
-        DataError: they do not have the same size.
-    """
-    if one.shape != other.shape:
-        raise _sizes_differ("one mask", one.shape, "the other", other.shape)
-    union = int(np.count_nonzero(one | other))
-    return np.count_nonzero(one & other) / union if union else 1.0
-
-
 class MeanMask:
     """The mean of masks, streamed: memory is that of one plane however many are added."""
 
@@ -211,10 +184,6 @@ class MeanMask:
     def mask(self, threshold: float = 0.5) -> Mask:
         """Where more than `threshold` of the masks are foreground. Raises as `mean`."""
         return np.asarray(self.mean() > threshold)
-
-    def agreement(self, mask: Mask, threshold: float = 0.5) -> float:
-        """IoU of a mask with the mean mask. Raises as `mean` and `iou`."""
-        return iou(mask, self.mask(threshold))
 
 
 def _levels(plane: FloatImage) -> NDArray[np.uint8] | None:

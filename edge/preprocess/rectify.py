@@ -1,7 +1,6 @@
-"""A flat thing seen at an angle, made square; and boxes found there, back in the frame's own pixels.
+"""A flat thing seen at an angle, made square; and where it lies in the frame, for a `Placement`.
 
-Points are pixel centres, as in OpenCV: (0, 0) is the middle of the first pixel. Boxes are (x, y, w, h) in
-whole pixels.
+Points are pixel centres, as in OpenCV: (0, 0) is the middle of the first pixel.
 """
 
 from __future__ import annotations
@@ -14,14 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.errors import DataError
-from edge.types import Box, FloatImage
+from edge.types import FloatImage
 
 Homography = NDArray[np.float64]  # (3, 3): frame pixels → rectified pixels
 
 CORNERS = ("top left", "top right", "bottom right", "bottom left")
 LEAST_BEND = 1e-3  # a corner with less (cross product over the largest span squared) is on a line
-LEAST_SEEN = 0.5  # of what is to be rectified must lie in the frame
+LEAST_SEEN = 0.98  # of what is to be rectified must lie in the frame: what is unseen cannot be called OK
 MOST_SAMPLES = 8  # per rectified pixel and axis
+MOST_SAMPLED_PX = 64_000_000  # in all; a picture that is larger itself has one sample a pixel
 MOST_SIDE_PX = 32_766  # of OpenCV's warps
 EDGES = np.array([[1.0, 0, 0.5], [0, 1.0, 0.5], [0, 0, 1.0]])  # from pixel centres to the edges of pixels
 
@@ -51,11 +51,11 @@ def rectify(plane: FloatImage, homography: Homography, size_px: tuple[int, int])
     """A (h, w) plane under a homography, as (height, width) of `size_px`; beyond the plane it is 0.
 
     Where a rectified pixel covers several of the frame's, it is their mean: it is sampled that often along
-    each axis (at most 8 times) and averaged over its area.
+    each axis (at most 8 times, less in a large picture: memory is bounded) and averaged over its area.
 
     Raises:
-        DataError: the homography cannot be inverted, its horizon crosses the picture, or more than half of
-            the picture lies beyond the plane (frames of another size than the points were taken in).
+        DataError: the homography cannot be inverted, its horizon crosses the picture, or more than a
+            fiftieth of the picture lies beyond the plane (frames of another size than the points were taken in).
     """
     width, height = _checked_size(size_px)
     to_frame = _inverse(homography)
@@ -69,23 +69,6 @@ def rectify(plane: FloatImage, homography: Homography, size_px: tuple[int, int])
     if k > 1:
         sampled = cv2.resize(sampled, (width, height), interpolation=cv2.INTER_AREA)
     return sampled.astype(np.float32, copy=False)
-
-
-def box_to_frame(box: Box, homography: Homography, frame_px: tuple[int, int] | None = None) -> Box:
-    """The smallest box of whole frame pixels around a rectified one; cut to (width, height) `frame_px`.
-
-    Raises:
-        DataError: the homography cannot be inverted, or its horizon crosses the box.
-    """
-    x, y, w, h = box
-    corners = np.array([[x, y], [x + w, y], [x + w, y + h], [x, y + h]], np.float64)
-    found = _mapped(edges_to_frame(homography), corners)
-    # what is an edge but for rounding stays one
-    low, high = np.floor(found.min(axis=0) + 1e-6), np.ceil(found.max(axis=0) - 1e-6)
-    if frame_px is not None:
-        low, high = np.clip(low, 0, np.array(frame_px) - 1), np.clip(high, 1, frame_px)
-    (left, top), (right, bottom) = low, high
-    return int(left), int(top), max(1, int(right - left)), max(1, int(bottom - top))
 
 
 def edges_to_frame(homography: Homography) -> Homography:
@@ -149,7 +132,7 @@ def _samples(to_frame: Homography, width: int, height: int) -> int:
         np.abs(_mapped(to_frame, corners + step) - there).max()
         for step in ([0.5, 0.0], [0.0, 0.5], [-0.5, 0.0], [0.0, -0.5])
     ]
-    room = MOST_SIDE_PX // max(width, height)
+    room = min(MOST_SIDE_PX // max(width, height), math.isqrt(MOST_SAMPLED_PX // (width * height)))
     wanted = math.ceil(2 * float(max(steps)) - 0.05)
     return max(1, min(wanted, MOST_SAMPLES, room))
 
@@ -162,7 +145,8 @@ def _refuse_unseen(outline: NDArray[np.float64], shape: tuple[int, ...]) -> None
     if seen < LEAST_SEEN * wanted:
         spans = ", ".join(f"({x:.0f}, {y:.0f})" for x, y in outline)
         raise DataError(
-            f"the rectification looks at {spans}, mostly beyond the frame's {width} × {height} px",
+            f"the rectification looks at {spans}, {1 - seen / wanted:.0%} of it beyond the frame's "
+            f"{width} × {height} px",
             hint="take the four points in frames of this size",
             reason="rectify_beyond_frame",
         )

@@ -52,11 +52,10 @@ class MaskSpec(_Spec):
     clusters: int = Field(2, ge=2, le=4)  # kmeans
     threshold: float = Field(0.5, gt=0, lt=1)  # unet: of the probability; mean: of the share of good masks
     network_px: int = Field(256, ge=32, le=2048)  # unet: side of the square that the network sees
-    network_sha256: str = ""  # unet: of the bundle's mask.onnx
+    file_sha256: str = ""  # unet: of the bundle's mask.onnx; mean: of its mean_masks.npz
     close_px: int = Field(5, ge=0, le=99)  # side of the cross that closes gaps; 0: none
     close_times: int = Field(3, ge=1, le=20)
     min_area_ratio: float = Field(0.002, ge=0, lt=1)  # smaller pieces, as a share of the plane, are specks
-    separate_touching: bool = False  # objects that touch are cut apart, where objects are judged one by one
 
     @property
     def needs_files(self) -> bool:

@@ -68,7 +68,6 @@ def pictures(
     frame: Frame,
     score: Score | None,
     judgement: Judgement,
-    pixel_threshold: float | None,
     classes: Sequence[str] = (),
 ) -> dict[str, Picture]:
     """Overlay and heatmap by file name; the frame alone where it was not scored, its classes in their colours
@@ -80,7 +79,7 @@ def pictures(
     if score is None:
         return {OVERLAY: overlay(plane, np.zeros_like(plane), 1.0)}
     values = _reduced(score.map)
-    threshold = pixel_threshold or max(float(values.max()), 1e-12)
+    threshold = judgement.pixel_threshold or max(float(values.max()), 1e-12)
     factor = plane.shape[1] / frame.plane.shape[1]
 
     def on_picture(box: Box) -> Box:

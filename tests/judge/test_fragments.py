@@ -9,16 +9,14 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from edge.judge.fragments import (
-    STATISTICS,
     FragmentCounts,
     as_scores,
     covered,
     fragment_statistics,
     merge_fragments,
-    plane_truth,
     without_defects,
 )
-from edge.types import MAX_DEFECTS, Fragments, Placement
+from edge.types import FRAGMENT_STATISTICS, MAX_DEFECTS, Fragments, Placement
 
 SHAPE = (100, 200)
 SAME = Placement.scaled(SHAPE, 200, 100)
@@ -35,7 +33,7 @@ def boxes(*rows: tuple[int, int, int, int]) -> np.ndarray:  # type: ignore[type-
 def test_statistics_are_what_their_names_say() -> None:
     residual = residuals()
     found = fragment_statistics(residual)
-    assert tuple(found) == STATISTICS
+    assert tuple(found) == FRAGMENT_STATISTICS
     for k, one in enumerate(residual.astype(np.float64)):
         expected = {
             "sum": np.abs(one).sum(), "mse": (one**2).mean(), "std": one.std(), "min": one.min(),
@@ -66,7 +64,7 @@ def test_only_the_kept_centre_counts_but_smoothing_sees_its_surroundings() -> No
     assert fragment_statistics(residual, 0.0, 8)["max"] == 0
     assert fragment_statistics(residual, 1.0, 8)["max"] > 0.05
     whole, kept = fragment_statistics(residuals()), fragment_statistics(residuals(), 0.0, 16)
-    assert all((whole[name] == kept[name]).all() for name in STATISTICS)
+    assert all((whole[name] == kept[name]).all() for name in FRAGMENT_STATISTICS)
 
 
 def test_signed_extremes_score_their_own_direction() -> None:
@@ -163,15 +161,6 @@ def test_fragments_that_a_defect_barely_touches_are_not_counted() -> None:
     assert (counts.defect, counts.between, counts.good) == (1, 1, 2)
     assert counts.auroc() == {"max": 1.0}
     assert FragmentCounts().auroc() == {}
-
-
-def test_a_truth_brought_to_a_smaller_plane_loses_no_defect() -> None:
-    truth = np.zeros((100, 100), bool)
-    truth[37, 41] = True
-    small = plane_truth(truth, (30, 40))
-    assert small.shape == (30, 40)
-    assert small[11, 16]
-    assert plane_truth(truth, (100, 100)) is truth
 
 
 def test_good_fragments_of_a_bad_film_can_be_told_apart() -> None:

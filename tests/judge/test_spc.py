@@ -18,7 +18,6 @@ from edge.judge.spc import (
     Reference,
     batch_key,
     chart,
-    ewma_variance,
     nqi,
     reference,
     shewhart,
@@ -49,18 +48,19 @@ def test_nqi_is_1_where_frames_score_as_the_calibration_did() -> None:
     assert nqi(batch(*(1.3 * score / view.mean for score in raw))) == pytest.approx(1.3)
 
 
-@given(SIZES)
-def test_variance_of_the_ewma_is_that_of_its_weights(sizes: list[int]) -> None:
+def ewma_variance(sizes: list[int]) -> float:
+    """Of an EWMA of means of so many independent values of variance 1, by its weights."""
     last = len(sizes) - 1
     weights = [EWMA_WEIGHT * (1 - EWMA_WEIGHT) ** (last - i) for i in range(len(sizes))]
-    long_way = sum(weight * weight / n for weight, n in zip(weights, sizes, strict=True))
-    assert ewma_variance(sizes) == pytest.approx(long_way, rel=1e-12)
+    return sum(weight * weight / n for weight, n in zip(weights, sizes, strict=True))
 
 
 @given(st.integers(1, 100), st.integers(1, 60))
-def test_equal_batches_give_roberts_formula(n: int, t: int) -> None:
+def test_equal_batches_have_the_limits_of_roberts_formula(n: int, t: int) -> None:
+    *_, point = chart([batch(*[1.0] * n)] * t, Reference(0.02, 0.01, MANY))
     roberts = EWMA_WEIGHT / (2 - EWMA_WEIGHT) * (1 - (1 - EWMA_WEIGHT) ** (2 * t)) / n
-    assert ewma_variance([n] * t) == pytest.approx(roberts, rel=1e-12)
+    assert point.ewma_limits is not None
+    assert point.ewma_limits.upper - 1 == pytest.approx(3 * 0.01 * math.sqrt(roberts), rel=1e-6)
 
 
 @given(SIZES, st.floats(0.01, 0.4))

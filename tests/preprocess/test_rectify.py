@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.errors import DataError
-from edge.preprocess.rectify import box_to_frame, homography_from_points, rectify
-from edge.types import FloatImage
+from edge.preprocess.rectify import edges_to_frame, homography_from_points, rectify
+from edge.types import FloatImage, Placement
 
 TILTED = ((40.0, 30.0), (220.0, 50.0), (200.0, 190.0), (20.0, 150.0))
 SIZE = (200, 140)
@@ -75,16 +75,35 @@ def test_shrinking_averages_instead_of_skipping_pixels() -> None:
 
 
 def test_beyond_the_frame_is_black() -> None:
-    homography = homography_from_points([(-50, 10), (100, 10), (100, 100), (-50, 100)], (151, 91))
-    seen = rectify(np.ones((120, 120), np.float32), homography, (151, 91))
-    assert (seen[:, :48] == 0).all()
-    assert (seen[:, 52:] == 1).all()
+    homography = homography_from_points([(-2, 10), (148, 10), (148, 100), (-2, 100)], (151, 91))
+    seen = rectify(np.ones((120, 150), np.float32), homography, (151, 91))
+    assert (seen[:, :2] == 0).all()
+    assert (seen[:, 2:] == 1).all()
 
 
-def test_looking_mostly_beyond_the_frame_is_refused() -> None:
+@pytest.mark.parametrize(("shape", "share"), [((50, 60), "96%"), ((240, 160), "29%"), ((240, 205), "4%")])
+def test_looking_beyond_the_frame_is_refused(shape: tuple[int, int], share: str) -> None:
     homography = homography_from_points(TILTED, SIZE)
-    with pytest.raises(DataError, match="mostly beyond the frame's 60 × 50 px"):
-        rectify(np.ones((50, 60), np.float32), homography, SIZE)
+    with pytest.raises(DataError, match=f"{share} of it beyond the frame's {shape[1]} × {shape[0]} px"):
+        rectify(np.ones(shape, np.float32), homography, SIZE)
+
+
+@pytest.mark.parametrize(("size_px", "samples"), [((500, 500), 8), ((3000, 4000), 2), ((9000, 8000), 1)])
+def test_what_is_sampled_at_once_is_bounded(
+    size_px: tuple[int, int], samples: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warped: list[tuple[int, int]] = []
+
+    def warp(plane: FloatImage, _: object, size: tuple[int, int], **options: object) -> FloatImage:
+        warped.append(size)
+        return np.zeros((size_px[1], size_px[0]), np.float32)
+
+    monkeypatch.setattr(cv2, "warpPerspective", warp)
+    monkeypatch.setattr(cv2, "resize", lambda plane, *rest, **options: plane)
+    width, height = size_px
+    frame = np.broadcast_to(np.float32(0), (height * 8, width * 8))
+    rectify(frame, np.diag([1 / 8, 1 / 8, 1.0]), size_px)
+    assert warped == [(width * samples, height * samples)]
 
 
 @given(quads, st.integers(0, 180), st.integers(0, 80), st.integers(1, 100), st.integers(1, 60))
@@ -92,7 +111,8 @@ def test_a_box_in_the_frame_holds_all_that_the_rectified_box_shows(
     points: list[tuple[float, float]], x: int, y: int, w: int, h: int
 ) -> None:
     homography = homography_from_points(points, (300, 150))
-    left, top, width, height = box_to_frame((x, y, w, h), homography)
+    placement = Placement(edges_to_frame(homography), 400, 300)
+    left, top, width, height = placement.box((x, y, w, h))
     inverse = np.linalg.inv(homography)
     for pixel in [(x, y), (x + w - 1, y), (x, y + h - 1), (x + w - 1, y + h - 1)]:
         px, py = where(inverse, pixel)
@@ -100,9 +120,20 @@ def test_a_box_in_the_frame_holds_all_that_the_rectified_box_shows(
         assert top - 0.51 <= py <= top + height - 0.49
 
 
+@given(quads, st.integers(0, 180), st.integers(0, 80), st.integers(1, 100), st.integers(1, 60))
+def test_a_box_to_the_frame_and_back_holds_itself(
+    points: list[tuple[float, float]], x: int, y: int, w: int, h: int
+) -> None:
+    placement = Placement(edges_to_frame(homography_from_points(points, (300, 150))), 400, 300)
+    left, top, width, height = placement.inverse_box(placement.box((x, y, w, h)))
+    assert left <= x < x + w <= left + width
+    assert top <= y < y + h <= top + height
+
+
 @given(st.integers(0, 90), st.integers(0, 70), st.integers(1, 50), st.integers(1, 40))
 def test_where_nothing_is_rectified_boxes_stay(x: int, y: int, w: int, h: int) -> None:
-    assert box_to_frame((x, y, w, h), np.eye(3)) == (x, y, w, h)
+    placement = Placement(edges_to_frame(np.eye(3)), 140, 110)
+    assert placement.box((x, y, w, h)) == placement.inverse_box((x, y, w, h)) == (x, y, w, h)
 
 
 def test_a_box_found_in_the_rectified_picture_lies_on_the_defect_in_the_frame() -> None:
@@ -110,7 +141,7 @@ def test_a_box_found_in_the_rectified_picture_lies_on_the_defect_in_the_frame() 
     frame[100:106, 120:128] = 1.0
     homography = homography_from_points(TILTED, SIZE)
     box = cv2.boundingRect((rectify(frame, homography, SIZE) > 0.5).astype(np.uint8))
-    x, y, w, h = box_to_frame(tuple(box), homography)
+    x, y, w, h = Placement(edges_to_frame(homography), 260, 240).box(box)  # type: ignore[arg-type]
     assert x <= 120 <= 128 <= x + w
     assert y <= 100 <= 106 <= y + h
     assert w * h < 4 * 48
@@ -118,7 +149,7 @@ def test_a_box_found_in_the_rectified_picture_lies_on_the_defect_in_the_frame() 
 
 def test_a_box_is_cut_to_the_frame() -> None:
     homography = homography_from_points([(-50, -50), (50, -50), (50, 50), (-50, 50)], (101, 101))
-    assert box_to_frame((0, 0, 101, 101), homography, frame_px=(40, 30)) == (0, 0, 40, 30)
+    assert Placement(edges_to_frame(homography), 40, 30).box((0, 0, 101, 101)) == (0, 0, 40, 30)
 
 
 @pytest.mark.parametrize(

@@ -65,8 +65,10 @@ def test_the_legend_grows_and_hides_nothing_where_there_are_many_classes() -> No
     assert all(has(picture[80:], colour_of(k)) for k in range(8))
 
 
-def test_a_name_that_opencv_cannot_draw_does_not_stop_it() -> None:
-    class_overlay(GREY, masks(), ["Riß", "裂纹"], {"Riß": 12})
+def test_letters_that_opencv_cannot_draw_are_question_marks() -> None:
+    picture = class_overlay(GREY, masks(), ["Riß", "裂纹"], {"Riß": 12})
+    assert np.array_equal(picture, class_overlay(GREY, masks(), ["Ri?", "??"], {"Ri?": 12}))
+    assert not np.array_equal(picture, class_overlay(GREY, masks(), ["Ri", ""], {"Ri": 12}))
 
 
 @pytest.mark.parametrize("deficiency", ["none", "protan", "deutan", "tritan"])

@@ -34,14 +34,14 @@ def test_pictures_of_huge_planes_are_reduced(shape: tuple[int, int]) -> None:
     plane = np.zeros(shape, np.float32)
     frame = Frame(ImageInfo("a", "s", shape[1], shape[0], 8), plane)
     score = summarise(plane, plane, "peak", 4)
-    made = evidence.pictures(frame, score, Judgement("NotOK", ()), 1.0)
+    made = evidence.pictures(frame, score, Judgement("NotOK", (), pixel_threshold=1.0))
     assert made["heatmap.png"].shape == (max(1, round(shape[0] * 4096 / shape[1])), 4096)
     assert made["overlay.jpg"].shape[:2] == made["heatmap.png"].shape
 
 
 def test_a_frame_that_was_not_scored_still_shows_itself() -> None:
     frame = Frame(ImageInfo("a", "s", 30, 20, 8), np.full((20, 30), 0.5, np.float32))
-    assert set(evidence.pictures(frame, None, Judgement("NotDecidable", ()), None)) == {"overlay.jpg"}
+    assert set(evidence.pictures(frame, None, Judgement("NotDecidable", ()))) == {"overlay.jpg"}
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
@@ -77,10 +77,11 @@ def test_boxes_of_defects_and_objects_lie_on_the_plane_where_the_frame_was_large
     judgement = Judgement(
         "NotOK",
         (),
+        pixel_threshold=0.5,
         defects=(Defect("anomaly", 100, 0.02, (60, 40, 20, 20), 2.0),),
         objects=(ObjectJudgement((100, 60, 20, 20), 400, 0.5, "OK"),),
     )
-    picture = evidence.pictures(frame, score, judgement, 0.5)["overlay.jpg"]
+    picture = evidence.pictures(frame, score, judgement)["overlay.jpg"]
     assert tuple(picture[18, 35]) == evidence.DEFECT
     assert tuple(picture[26, 55]) == evidence.OBJECT["OK"]
 
@@ -91,8 +92,8 @@ def test_classes_have_a_picture_of_their_own() -> None:
     layers[1, 20:30, 30:40] = 0.9
     frame = Frame(ImageInfo("a", "s", 80, 60, 8), plane)
     score = replace(summarise(plane, layers.max(axis=0), "peak", 4), layers=layers)
-    judgement = Judgement("NotOK", (), class_areas={"crack": 0, "pit": 100})
-    picture = evidence.pictures(frame, score, judgement, 0.5, ("crack", "pit"))["classes.png"]
+    judgement = Judgement("NotOK", (), pixel_threshold=0.5, class_areas={"crack": 0, "pit": 100})
+    picture = evidence.pictures(frame, score, judgement, ("crack", "pit"))["classes.png"]
     assert np.ptp(picture[25, 35].astype(int)) > 30
     assert np.ptp(picture[5, 5].astype(int)) == 0
 

@@ -74,6 +74,7 @@ class ModelKind:
     prepare: Callable[[nn.Module, Sequence[LabelledPlane]], None] = lambda network, planes: None
     size_px: tuple[int, int] | None = None  # every frame is brought to this
     validation_batches: int = 2
+    can_be_moved: bool = False  # its windows may be turned and lit otherwise
     can_go_around: bool = False  # learns fragments, and so the good ones of defect frames
     names_classes: bool = False  # its answer has a channel for each class of the truth
     stride: int = 0  # of a patch network's map, which `strided` may change; 0: it has none
@@ -143,10 +144,6 @@ def _segment_objective(loss: str, planes: Sequence[LabelledPlane]) -> Objective:
     return segmentation(cast(SegmentLossName, loss))
 
 
-def _mask_objective(loss: str, planes: Sequence[LabelledPlane]) -> Objective:
-    return segmentation(cast(SegmentLossName, loss))
-
-
 MASK_MOVEMENT = Movement(degrees=15, shift_px=16, flips=True)
 MASK_LIGHT = Light(gain=0.3, gamma=0.3, noise=0.03)
 
@@ -206,7 +203,7 @@ def _mask_kind(config: unet.UNetConfig, side_px: int, batch: int, learning_rate:
         batch=batch,
         batches=_masks,
         window_px=side_px,
-        objective=_mask_objective,
+        objective=_segment_objective,
         truth="foreground",
         finish=unet.Probabilities,
         size_px=(side_px, side_px),
@@ -254,6 +251,7 @@ MODELS: Mapping[str, ModelKind] = {
         window_px=160,
         batch=16,
         batches=_windows,
+        can_be_moved=True,
         learning_rate=2e-3,
     ),
     "fragment-cae": ModelKind(
@@ -264,6 +262,7 @@ MODELS: Mapping[str, ModelKind] = {
         window_px=64,
         batch=64,
         batches=_windows,
+        can_be_moved=True,
         learning_rate=2e-3,
         can_go_around=True,
     ),
