@@ -210,7 +210,8 @@ def _calibration(
     limit = max(chosen.threshold, LEAST_THRESHOLD)
     common: dict[str, Any] = {
         "threshold": limit,
-        "pixel_threshold": pixel,
+        # a classifier's map has the frame's probability where it speaks, so the two are one
+        "pixel_threshold": limit if seen.marked == 0 and seen.raw(True) else pixel,
         "basis": chosen.basis,
         "method": rule.method,
         "false_reject_bound": chosen.false_reject_bound,

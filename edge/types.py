@@ -119,7 +119,8 @@ class Placement:
         mapped = np.stack((xs, ys, np.ones_like(xs)), axis=-1) @ self.matrix.T  # (n, 4, 3)
         x, y = mapped[..., 0] / mapped[..., 2], mapped[..., 1] / mapped[..., 2]
         quads = 0.5 * np.abs((x * np.roll(y, -1, axis=-1) - y * np.roll(x, -1, axis=-1)).sum(axis=-1))
-        return np.maximum(1, np.rint(areas_px * quads / (width * height))).astype(np.int64)
+        found: NDArray[np.float64] = np.rint(areas_px * quads / (width * height))
+        return np.maximum(1, found).astype(np.int64)
 
     @staticmethod
     def _corners(box: Box, matrix: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -18,7 +18,7 @@ from edge.errors import DataError, UsageError
 from edge.infer.bundle import Bundle, ScoreSpec, write_bundle
 from edge.intake.naming import compile_naming
 from edge.judge.calibration import TooFew, load_calibration
-from edge.preprocess import PreprocessSpec, TileSpec
+from edge.preprocess import MaskSpec, PreprocessSpec, TileSpec
 from edge.types import FloatImage
 
 TILES = TileSpec(size_px=32, keep_px=32, step_px=16)
@@ -150,3 +150,14 @@ def test_median_of_maxima_groups_by_batch_where_names_have_one(tmp_path: Path) -
 def test_options_that_would_say_nothing_are_refused(given: dict[str, Any], says: str) -> None:
     with pytest.raises(UsageError, match=says):
         check_rule(**given)
+
+
+def test_a_good_frame_in_which_nothing_is_found_is_left_out_by_name(tmp_path: Path) -> None:
+    textures(tmp_path / "frames", 12)
+    cv2.imwrite(str(tmp_path / "frames/flat_1.png"), np.zeros((40, 56), np.uint8))
+    masked = PreprocessSpec(tiles=TILES, mask=MaskSpec(method="otsu", close_px=0))
+    engine = bundle(tmp_path)
+    manifest = engine.manifest.model_copy(update={"preprocess": masked})
+    result = run(tmp_path, engine.model_copy(update={"manifest": manifest}))
+    assert [(bad.path, bad.reason) for bad in result.unreadable] == [("flat_1.png", "score_not_finite")]
+    assert len(result.frames) == 12

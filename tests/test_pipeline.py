@@ -18,7 +18,7 @@ from edge.intake.naming import compile_naming
 from edge.pipeline import Inspector, Planes, PrepareJob, answers, planes_of, prepare_file
 from edge.preprocess import MaskSpec, PreprocessSpec, Rectify, TileSpec
 from edge.testing import FakeRuntime, fake_bundle, fake_calibration, write_frame
-from edge.types import FloatImage
+from edge.types import FRAGMENT_STATISTICS, FloatImage
 
 Answer = Callable[[FloatImage], FloatImage]
 LIMITS = Limits(max_pixels=10**6, max_pages=4)

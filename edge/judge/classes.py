@@ -17,6 +17,7 @@ from edge.types import MAX_DEFECTS, Defect, FloatImage, Mask, Placement
 
 LEVEL_STEPS = 10  # each halves where `largest_level` may lie
 
+Binary = NDArray[np.uint8]  # (h, w), 0 or 1
 Masks = NDArray[np.bool_]  # (classes, h, w)
 Counts = NDArray[np.int64]  # (classes,)
 Figures = NDArray[np.float64]  # (classes,)
@@ -62,22 +63,25 @@ def largest_level(plane: FloatImage, min_area_px: int) -> float:
     """The highest level that all of a connected region of at least `min_area_px` pixels of (h, w) reaches.
 
     A frame's raw score where specks are left out: `find_classes` finds a defect if this is above the class's
-    threshold. It is looked for by bisection between two levels of the plane, at most LEVEL_STEPS times, and so
-    may be too low by less than 1/1024 of the plane's range, never too high: where `find_classes` finds a
-    defect, this is above the threshold or that near to it. 0 where even the whole plane is too small.
+    threshold. It is found by at most LEVEL_STEPS bisections, and so never too high, but may be too low by up
+    to 1/1024 of the plane's range: a defect that `find_classes` finds has a level above the threshold, or
+    that near to it. 0 where even the whole plane is too small.
     """
-    if plane.size < max(1, min_area_px):
+    area_px = max(1, min_area_px)
+    if plane.size < area_px:
         return 0.0
-    low, high = _bounds(plane, max(1, min_area_px))
+    low, high = _bounds(plane, area_px)
+    within = np.ones(plane.shape, np.uint8)  # what is in no region large enough is in none higher up either
     for _ in range(LEVEL_STEPS):
         if low >= high:
             break
         middle = max(np.float32(low + (high - low) / 2), np.nextafter(np.float32(low), np.float32(np.inf)))
-        above = (plane >= middle).astype(np.uint8)
-        if _largest(above) >= min_area_px:
-            low = cv2.minMaxLoc(plane, above)[0]  # to a level that is there: the region stays the same
+        above = within & (plane >= middle)
+        regions = _large_regions(above, area_px)
+        if regions is None:
+            high = cv2.minMaxLoc(plane, within - above)[1]
         else:
-            high = cv2.minMaxLoc(plane, 1 - above)[1]
+            within, low = regions, cv2.minMaxLoc(plane, regions)[0]
     return low
 
 
@@ -102,7 +106,8 @@ def _find(plane: FloatImage, spec: ClassSpec, place: Placement) -> tuple[Mask, i
     kept = stats[:, cv2.CC_STAT_AREA] >= spec.min_area_px
     kept[0] = False  # the background
     peaks = np.zeros(count, np.float32)
-    np.maximum.at(peaks, labels[mask], plane[mask])
+    region: NDArray[np.int32] = np.asarray(labels, np.int32)[mask]
+    np.maximum.at(peaks, region, plane[mask])
     (regions,) = np.nonzero(kept)
     boxes, areas = stats[regions, :4], stats[regions, cv2.CC_STAT_AREA]
     areas_px = place.areas_px(areas, boxes)
@@ -116,11 +121,12 @@ def _find(plane: FloatImage, spec: ClassSpec, place: Placement) -> tuple[Mask, i
     return kept[labels], int(areas_px.sum()), defects
 
 
-def _largest(mask: NDArray[np.uint8]) -> int:
-    """Pixels of the largest connected region."""
+def _large_regions(mask: Binary, area_px: int) -> Binary | None:
+    """The connected regions of at least so many pixels; None without any."""
     _, labels = cv2.connectedComponents(mask, connectivity=8)
-    areas = np.bincount(labels[mask > 0])
-    return int(areas.max()) if areas.size else 0
+    large = np.bincount(labels.ravel()) >= area_px
+    large[0] = False  # the background
+    return large.astype(np.uint8)[labels] if large.any() else None
 
 
 @dataclass(slots=True)

@@ -111,9 +111,9 @@ def shewhart(frames: int, view: Reference) -> Limits | None:
 def chart(batches: Sequence[BatchSums], view: Reference) -> tuple[Point, ...]:
     """Points of the batches in their order. Batches hold one frame or more.
 
-    The EWMA begins at 1. Its limits have the exact variance at each step, λ² Σᵢ (1−λ)^(2(t−i)) / nᵢ for batches
-    of n₁, n₂, … independent frames (for equal n Roberts' λ/(2−λ) · (1 − (1−λ)^(2t)) / n), and the error of the
-    centre, which the EWMA has taken in to the share 1 − (1−λ)^t.
+    The EWMA begins at 1. Its limits have the exact variance at each step, λ² Σᵢ (1−λ)^(2(t−i)) / nᵢ for
+    batches of n₁, n₂, … independent frames (for equal n Roberts' λ/(2−λ) · (1 − (1−λ)^(2t)) / n), and the
+    error of the centre, which the EWMA has taken in to the share 1 − (1−λ)^t.
     """
     points: list[Point] = []
     smoothed, variance, taken = 1.0, 0.0, 0.0

@@ -116,6 +116,14 @@ Fresh = Annotated[bool, _option(NETWORK, "--fresh", help="Do not continue an int
 Size = Annotated[
     str | None, _option(PREPARATION, "--size", help="Bring frames to WIDTHxHEIGHT, at most 16384 each.")
 ]
+Fit = Annotated[
+    Literal["stretch", "pad"] | None,
+    _option(
+        PREPARATION,
+        "--fit",
+        help="To --size (or the model's): stretch, or keep the shape and pad with black.",
+    ),
+]
 Scale = Annotated[float, _option(PREPARATION, "--scale", help="Or scale every frame.")]
 Gray = Annotated[
     Literal["bt601", "bt709", "mean", "red", "green", "blue"],
@@ -256,6 +264,7 @@ def learn(
     around_defects: AroundDefects = False,
     fresh: Fresh = False,
     size: Size = None,
+    fit: Fit = None,
     scale: Scale = 1.0,
     gray: Gray = "bt601",
     window: Window = "declared",
@@ -603,6 +612,7 @@ def _learn_from(context: typer.Context, given: Mapping[str, Any], *, calibrate: 
         score=score,
         mask_engine=mask_engine and engine_to_load(mask_engine),
         rule=rule,
+        fit=options["fit"],
         augmentation=options["augment"],
         movement=Movement(degrees=options["rotate"]),
         light=Light(gain=options["light"]),

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import ValidationError
@@ -58,6 +58,7 @@ class LearnRequest:
     unseen_views: UnseenViews = "refuse"
     min_recall: float | None = None  # of supervised networks: the share of defects that must be found
     preprocess: PreprocessSpec = field(default_factory=PreprocessSpec)  # its tiles: the model's
+    fit: Literal["stretch", "pad"] | None = None  # of frames to the size; None: the model's own
     mask_engine: Path | None = None  # the bundle of a mask-unet, for preprocess.mask.method = "unet"
     score: Mapping[str, Any] = field(default_factory=dict)  # overrides of the model's ScoreSpec
     loss: str | None = None
@@ -292,6 +293,8 @@ def _preprocessing(
         UsageError: options that exclude each other.
     """
     spec = request.preprocess
+    if request.fit is not None and spec.size_px is None and (kind is None or kind.size_px is None):
+        raise UsageError(f"--fit {request.fit} needs a size to fit into", hint="give --size")
     if kind is not None and kind.size_px is not None:
         if spec.size_px not in (None, kind.size_px) or spec.scale != 1:
             width, height = kind.size_px
@@ -299,7 +302,9 @@ def _preprocessing(
                 f"model {request.model} sees frames at {width}×{height}", hint="leave out --size and --scale"
             )
         if kind.truth != "foreground":  # outlines are learned from masks larger than the network sees
-            spec = spec.model_copy(update={"size_px": kind.size_px})
+            spec = spec.model_copy(update={"size_px": kind.size_px, "fit": kind.fit})
+    if request.fit is not None:
+        spec = spec.model_copy(update={"fit": request.fit})
     if spec.mask is None or not spec.mask.needs_files:
         return spec, {}
     renewal.new_engine.mkdir(parents=True, exist_ok=True)

@@ -95,8 +95,13 @@ def prepare(
         to_frame = edges_to_frame(homography)
     wide, tall = plane.shape[1], plane.shape[0]
     plane = resize(plane, spec)
+    scaled = np.diag([wide / plane.shape[1], tall / plane.shape[0], 1.0])
+    if spec.fit == "pad" and spec.size_px is not None:
+        plane, corner = padded(plane, spec.size_px)
+        scaled = scaled @ np.array([[1.0, 0.0, -corner[0]], [0.0, 1.0, -corner[1]], [0.0, 0.0, 1.0]])
+        to_frame = np.eye(3) if to_frame is None else to_frame
     if to_frame is not None:
-        to_frame = to_frame @ np.diag([wide / plane.shape[1], tall / plane.shape[0], 1.0])
+        to_frame = to_frame @ scaled
     foreground = None if spec.mask is None else find_foreground(plane, spec.mask, aids)
     if spec.illumination == "median":
         plane = divide_by_median(plane, foreground)
@@ -177,10 +182,13 @@ def window(gray: FloatImage, low: float, high: float) -> FloatImage:
 
 
 def resize(plane: FloatImage, spec: PreprocessSpec) -> FloatImage:
-    """To the spec's size or scale: area averaging down, linear up."""
+    """To the spec's size or scale: area averaging down, linear up. To be padded: as large as fits into it."""
     height, width = plane.shape
     if spec.size_px is not None:
         new_width, new_height = spec.size_px
+        if spec.fit == "pad":
+            factor = min(new_width / width, new_height / height)
+            new_width, new_height = max(1, round(width * factor)), max(1, round(height * factor))
     else:
         new_width, new_height = max(1, round(width * spec.scale)), max(1, round(height * spec.scale))
     if (new_width, new_height) == (width, height):
@@ -189,6 +197,15 @@ def resize(plane: FloatImage, spec: PreprocessSpec) -> FloatImage:
     return cv2.resize(  # type: ignore[return-value]  # float32 in, float32 out
         plane, (new_width, new_height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     )
+
+
+def padded(plane: FloatImage, size_px: tuple[int, int]) -> tuple[FloatImage, tuple[int, int]]:
+    """The plane in the middle of a black one of (width, height) `size_px`, and its corner there, (x, y)."""
+    width, height = size_px
+    left, top = (width - plane.shape[1]) // 2, (height - plane.shape[0]) // 2
+    around: FloatImage = np.zeros((height, width), np.float32)
+    around[top : top + plane.shape[0], left : left + plane.shape[1]] = plane
+    return around, (left, top)
 
 
 def divide_by_median(plane: FloatImage, foreground: Mask | None = None) -> FloatImage:

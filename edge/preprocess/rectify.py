@@ -40,7 +40,7 @@ def homography_from_points(points: Sequence[Sequence[float]], size_px: tuple[int
         raise _refused(points, "they are not four finite (x, y) pairs")
     _refuse_degenerate(corners)
     width, height = _checked_size(size_px)
-    target = np.array([[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1]], np.float32)
+    target = _corners(width, height).astype(np.float32)
     # OpenCV takes float32, so the fit is made about the corners' centre, where they are small numbers
     centre = corners.mean(axis=0)
     fitted = cv2.getPerspectiveTransform((corners - centre).astype(np.float32), target)
@@ -55,12 +55,13 @@ def rectify(plane: FloatImage, homography: Homography, size_px: tuple[int, int])
 
     Raises:
         DataError: the homography cannot be inverted, its horizon crosses the picture, or more than a
-            fiftieth of the picture lies beyond the plane (frames of another size than the points were taken in).
+            fiftieth of it, between its corners' pixel centres, lies beyond the plane (frames of another size
+            than the points were taken in).
     """
     width, height = _checked_size(size_px)
     to_frame = _inverse(homography)
-    outline = _mapped(to_frame, _outline(width, height))
-    _refuse_unseen(outline, plane.shape)
+    _mapped(to_frame, _outline(width, height))  # refuses a horizon
+    _refuse_unseen(_mapped(to_frame, _corners(width, height)), plane.shape)
     k = _samples(to_frame, width, height)
     fine = np.array([[k, 0, (k - 1) / 2], [0, k, (k - 1) / 2], [0, 0, 1]]) @ _normalised(homography)
     sampled = cv2.warpPerspective(
@@ -83,6 +84,11 @@ def edges_to_frame(homography: Homography) -> Homography:
 def _outline(width: int, height: int) -> NDArray[np.float64]:
     """(4, 2): the outer edges of a picture's pixels."""
     return np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float64) - 0.5
+
+
+def _corners(width: int, height: int) -> NDArray[np.float64]:
+    """(4, 2): the centres of a picture's corner pixels."""
+    return np.array([[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1]], np.float64)
 
 
 def _mapped(matrix: Homography, points: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -126,7 +132,7 @@ def _normalised(homography: Homography) -> Homography:
 def _samples(to_frame: Homography, width: int, height: int) -> int:
     """Samples per rectified pixel and axis, so that neighbouring samples are at most a frame pixel apart
     along the most shrunken of the picture's edges."""
-    corners = np.array([[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1]], np.float64)
+    corners = _corners(width, height)
     there = _mapped(to_frame, corners)
     steps = [
         np.abs(_mapped(to_frame, corners + step) - there).max()
@@ -137,13 +143,13 @@ def _samples(to_frame: Homography, width: int, height: int) -> int:
     return max(1, min(wanted, MOST_SAMPLES, room))
 
 
-def _refuse_unseen(outline: NDArray[np.float64], shape: tuple[int, ...]) -> None:
+def _refuse_unseen(corners: NDArray[np.float64], shape: tuple[int, ...]) -> None:
     height, width = shape
-    wanted = abs(cv2.contourArea(outline.astype(np.float32)))
+    wanted = abs(cv2.contourArea(corners.astype(np.float32)))
     frame = _outline(width, height).astype(np.float32)
-    seen, _ = cv2.intersectConvexConvex(outline.astype(np.float32), frame)
+    seen, _ = cv2.intersectConvexConvex(corners.astype(np.float32), frame)
     if seen < LEAST_SEEN * wanted:
-        spans = ", ".join(f"({x:.0f}, {y:.0f})" for x, y in outline)
+        spans = ", ".join(f"({x:.0f}, {y:.0f})" for x, y in corners)
         raise DataError(
             f"the rectification looks at {spans}, {1 - seen / wanted:.0%} of it beyond the frame's "
             f"{width} × {height} px",

@@ -94,6 +94,7 @@ class PreprocessSpec(_Spec):
     )
     percentiles: tuple[float, float] = (0.5, 99.5)  # of the frame's own pixels; only for window = percentile
     size_px: tuple[int, int] | None = None  # (width, height) every frame is brought to
+    fit: Literal["stretch", "pad"] = "stretch"  # to size_px: both sides as they come, or as one, black around
     scale: float = Field(1.0, gt=0, le=8)  # otherwise: plane pixels per frame pixel
     illumination: Literal["none", "median"] = "none"
     clahe: Clahe | None = None
@@ -122,4 +123,6 @@ class PreprocessSpec(_Spec):
         """sha256 over the canonical JSON of the spec; steps that came later are left out where not taken, so
         that older bundles keep their digest."""
         later = {name for name in ("mask", "rectify") if getattr(self, name) is None}
+        if self.fit == "stretch":
+            later.add("fit")
         return hashlib.sha256(self.model_dump_json(exclude=later).encode()).hexdigest()

@@ -1,3 +1,4 @@
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from edge.errors import BundleError, UnavailableError
 from edge.infer.bundle import Bundle, ScoreSpec, load_bundle, write_bundle
 from edge.infer.compile import open_runtime, prove
 from edge.infer.openvino import has_fast_bf16
-from edge.preprocess import PreprocessSpec, TileSpec
+from edge.preprocess import MaskSpec, PreprocessSpec, TileSpec
 from edge.testing import FakeRuntime, fake_bundle
 
 PX = 16
@@ -152,3 +153,33 @@ def test_an_abandoned_call_leaves_no_request_busy(bundle: Bundle) -> None:
         next(answers)
         answers.close()
     assert len(list(runtime.infer([tiles] * 5))) == 5
+
+
+@pytest.mark.parametrize(
+    ("method", "files", "digest"),
+    [
+        ("unet", ("mask.onnx",), "right"),
+        ("unet", ("mask.onnx", "mask_golden.npz"), "wrong"),
+        ("mean", (), "right"),
+        (None, ("mask.onnx", "mask_golden.npz"), "right"),
+    ],
+)
+def test_a_bundle_whose_masks_lack_their_files_or_have_others_is_refused(
+    bundle: Bundle, method: str | None, files: tuple[str, ...], digest: str
+) -> None:
+    from edge.artifacts import write_signed_json
+
+    sha256 = hashlib.sha256(b"network").hexdigest()
+    for name in files:
+        (bundle.folder / name).write_bytes(b"network")
+    named = sha256 if digest == "right" else "0" * 64
+    mask = None if method is None else MaskSpec.model_validate({"method": method, "file_sha256": named})
+    spec = bundle.manifest.preprocess.model_copy(update={"mask": mask})
+    changes = {
+        "preprocess": spec,
+        "preprocess_digest": spec.digest,
+        "files": {**bundle.manifest.files, **dict.fromkeys(files, sha256)},
+    }
+    write_signed_json(bundle.folder / "bundle.json", bundle.manifest.model_copy(update=changes))
+    with pytest.raises(BundleError, match="its masks need"):
+        load_bundle(bundle.folder)

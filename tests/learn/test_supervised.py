@@ -15,12 +15,13 @@ from edge.calibrate_labelled import calibrate_labelled
 from edge.dataset import Dataset, frames, read_manifest, samples
 from edge.errors import DataError, UsageError
 from edge.explain import open_explainer
-from edge.infer.bundle import load_bundle
+from edge.infer.bundle import FRAGMENT_STATISTICS, load_bundle
 from edge.infer.compile import open_runtime
 from edge.judge.calibration import load_calibration
 from edge.judge.thresholds import ThresholdRule
 from edge.learn import models
-from edge.learn.learn import DEFAULT_LIMITS, LearnRequest, LearnResult, learn
+from edge.learn.augment import Light, Movement
+from edge.learn.learn import DEFAULT_LIMITS, LearnRequest, LearnResult, _score, learn
 from edge.pipeline import Inspection, Inspector
 from edge.preprocess import MaskSpec, PreprocessSpec
 
@@ -274,3 +275,47 @@ def _learned_id(file: Path) -> str:
     from edge.calibrate import learned_id
 
     return learned_id(hashlib.sha256(file.read_bytes()).hexdigest())
+
+
+@pytest.mark.parametrize(
+    ("model", "changes", "says"),
+    [
+        ("fragment-ae", {"min_recall": 0.99}, "--min-recall has no effect"),
+        ("fragment-ae", {"movement": Movement(degrees=5)}, "--rotate has no effect"),
+        ("segmenter", {"light": Light(gain=0.2)}, "--light has no effect"),
+        ("cae", {"patch_rule": "pure"}, "--patch-rule has no effect"),
+        ("cae", {"stride": 2}, "--stride has no effect"),
+        ("supervised-ae", {"unseen_views": "adaptive"}, "--unseen-views has no effect"),
+        ("fragment-ae", {"score": {"statistic": "peak"}}, "no such score: statistic peak of a fragment"),
+        ("segmenter", {"score": {"map": "ssim"}}, "answers a probability"),
+        ("cae", {"score": {"of": "object"}}, "needs to know what is an object"),
+    ],
+)
+def test_what_would_have_no_effect_is_refused_before_anything_is_read(
+    site: Path, model: str, changes: dict[str, object], says: str
+) -> None:
+    with pytest.raises(UsageError, match=says):
+        learn(request(site, model, 1, **changes))
+
+
+def test_every_statistic_of_a_fragment_can_be_its_score(site: Path) -> None:
+    for statistic in FRAGMENT_STATISTICS:
+        wanted = request(site, "fragment-ae", 1, score={"statistic": statistic})
+        assert _score(wanted, models.MODELS["fragment-ae"]).statistic == statistic
+
+
+def test_a_recall_that_only_a_threshold_of_nothing_has_is_refused(tmp_path: Path) -> None:
+    from edge.testing import FakeRuntime, fake_bundle
+
+    rows = read_manifest(write_site(tmp_path) / "manifest.csv")
+
+    def bright(tiles: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]  # reconstructs bars as well
+        return np.where(tiles > 0.6, tiles - 0.4, tiles)
+
+    with pytest.raises(DataError, match=r"6 of 18 defect frames score 0") as caught:
+        calibrate_labelled(
+            rows, fake_bundle(tmp_path / "engines" / "b"), FakeRuntime(bright), tmp_path / "c.json",
+            recipe="b", rule=ThresholdRule(), limits=DEFAULT_LIMITS, min_recall=0.99,
+        )  # fmt: skip
+    assert caught.value.reason == "recall_not_reached"
+    assert not (tmp_path / "c.json").exists()

@@ -1,3 +1,6 @@
+import json
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -5,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.errors import DataError
-from edge.preprocess import Clahe, PreprocessSpec, to_plane
+from edge.preprocess import Clahe, PreprocessSpec, prepare, to_plane
 from edge.preprocess.clahe import equalise
-from edge.types import Picture
+from edge.types import Picture, Placement
 
 
 def picture(pixels: np.ndarray, bits: int, low: float | None = None, high: float | None = None) -> Picture:
@@ -127,3 +130,23 @@ def test_the_digest_changes_with_every_value() -> None:
         PreprocessSpec(illumination="median").digest,
     }
     assert len(digests) == 4
+
+
+def test_a_padded_frame_keeps_its_shape_and_its_place() -> None:
+    tall = np.full((60, 20), 200, np.uint8)
+    spec = PreprocessSpec(size_px=(32, 32), fit="pad")
+    prepared = prepare(picture(tall, 8), spec)
+    assert prepared.plane.shape == (32, 32)
+    columns = np.nonzero(prepared.plane.max(axis=0))[0]
+    assert (columns.min(), columns.max()) == (10, 20)  # 20 × 32 / 60 = 11 columns, in the middle
+    assert prepared.to_frame is not None
+    place = Placement(prepared.to_frame, 20, 60)
+    assert place.box((10, 0, 11, 32)) == (0, 0, 20, 60)
+    assert place.box((10, 16, 6, 16)) == pytest.approx((0, 30, 11, 30), abs=1)
+
+
+def test_steps_that_came_later_leave_the_digests_of_older_bundles_alone() -> None:
+    shipped = json.loads((Path(__file__).parents[2] / "engines/demo/bundle.json").read_text())
+    spec = PreprocessSpec.model_validate(shipped["preprocess"])
+    assert spec.digest == shipped["preprocess_digest"]
+    assert spec.model_copy(update={"fit": "pad"}).digest != spec.digest

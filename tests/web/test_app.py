@@ -98,7 +98,9 @@ def test_verdicts_as_many_as_asked_for(site: Site) -> None:
     assert site.client.get("/api/v1/verdicts?limit=2").json() == [{"resultId": "R0"}, {"resultId": "R1"}]
 
 
-@pytest.mark.parametrize("limit", ["0", "-1", "1001", "ten", "", "٣", "9" * 5000, "0000000501234", "1" + "0" * 5000])
+@pytest.mark.parametrize(
+    "limit", ["0", "-1", "1001", "ten", "", "٣", "9" * 5000, "0000000501234", "1" + "0" * 5000]
+)
 def test_limit_that_is_none_is_refused(site: Site, limit: str) -> None:
     answer = site.client.get("/api/v1/verdicts", params={"limit": limit})
     assert answer.status_code == 400

@@ -73,6 +73,7 @@ class ModelKind:
     explain: Callable[[nn.Module], nn.Module] | None = None  # activations and gradients, for CAMs
     prepare: Callable[[nn.Module, Sequence[LabelledPlane]], None] = lambda network, planes: None
     size_px: tuple[int, int] | None = None  # every frame is brought to this
+    fit: Literal["stretch", "pad"] = "stretch"  # how it is brought to it
     validation_batches: int = 2
     can_be_moved: bool = False  # its windows may be turned and lit otherwise
     can_go_around: bool = False  # learns fragments, and so the good ones of defect frames
@@ -211,7 +212,12 @@ def _mask_kind(config: unet.UNetConfig, side_px: int, batch: int, learning_rate:
     )
 
 
-def _frame_kind(config: supervised_ae.SupervisedAeConfig, batch: int, learning_rate: float) -> ModelKind:
+def _frame_kind(
+    config: supervised_ae.SupervisedAeConfig,
+    batch: int,
+    learning_rate: float,
+    fit: Literal["stretch", "pad"] = "stretch",
+) -> ModelKind:
     side_px = config.size_px
     return ModelKind(
         build=lambda classes: supervised_ae.SupervisedAe(config),
@@ -227,6 +233,7 @@ def _frame_kind(config: supervised_ae.SupervisedAeConfig, batch: int, learning_r
         finish=lambda network: supervised_ae.Evidence(cast(supervised_ae.SupervisedAe, network)),
         explain=lambda network: supervised_ae.Explain(cast(supervised_ae.SupervisedAe, network)),
         prepare=_normalise,
+        fit=fit,
         size_px=(side_px, side_px),
     )
 
@@ -283,7 +290,7 @@ MODELS: Mapping[str, ModelKind] = {
     "unet-steel": _segment_kind(unet.STEEL, 192, 8, 1e-3),
     "mask-unet": _mask_kind(unet.SMALL, 128, 8, 2e-3),
     "mask-unet-512": _mask_kind(unet.MASKS, 512, 4, 1e-3),
-    "supervised-ae": _frame_kind(supervised_ae.SMALL, 64, 1e-3),
+    "supervised-ae": _frame_kind(supervised_ae.SMALL, 32, 2e-3, fit="pad"),
     "supervised-ae-256": _frame_kind(supervised_ae.ORIGIN, 16, 1e-3),
 }
 
