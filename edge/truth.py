@@ -42,7 +42,8 @@ def on_plane(mask: Mask, frame: Frame, least_share: float = 0.5) -> Mask:
     height, width = frame.plane.shape
     values = mask.astype(np.float32)
     if frame.to_frame is not None:
-        values = rectify(values, np.linalg.inv(_between_centres(frame)), (width, height))
+        # what lies around a padded frame is no defect
+        values = rectify(values, np.linalg.inv(_between_centres(frame)), (width, height), least_seen=0.0)
     elif values.shape != (height, width):
         values = cv2.resize(values, (width, height), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]  # float32
     return np.asarray(values > least_share)

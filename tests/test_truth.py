@@ -45,3 +45,14 @@ def test_a_mask_goes_to_the_plane_and_a_map_comes_back() -> None:
     mask[100:160, 300:420] = True
     back = to_frame(on_plane(mask, frame).astype(np.float32), frame) > 0.5
     assert (back & mask).sum() / (back | mask).sum() > 0.97
+
+
+def test_the_truth_of_a_padded_frame_lies_where_the_frame_does() -> None:
+    image = ImageInfo("a", "", 200, 600, 8)
+    matrix = np.array([[3.0, 0.0, -150.0], [0.0, 3.0, 0.0], [0.0, 0.0, 1.0]])  # 50 columns before it
+    frame = Frame(image, np.zeros((200, 200), np.float32), to_frame=matrix)
+    mask = np.zeros((600, 200), bool)
+    mask[300:360, 90:120] = True
+    rows, columns = np.nonzero(on_plane(mask, frame))
+    assert (rows.min(), rows.max() + 1) == (100, 120)
+    assert (columns.min(), columns.max() + 1) == (80, 90)

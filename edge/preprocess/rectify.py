@@ -47,7 +47,9 @@ def homography_from_points(points: Sequence[Sequence[float]], size_px: tuple[int
     return _normalised(fitted @ np.array([[1, 0, -centre[0]], [0, 1, -centre[1]], [0, 0, 1]]))
 
 
-def rectify(plane: FloatImage, homography: Homography, size_px: tuple[int, int]) -> FloatImage:
+def rectify(
+    plane: FloatImage, homography: Homography, size_px: tuple[int, int], least_seen: float = LEAST_SEEN
+) -> FloatImage:
     """A (h, w) plane under a homography, as (height, width) of `size_px`; beyond the plane it is 0.
 
     Where a rectified pixel covers several of the frame's, it is their mean: it is sampled that often along
@@ -61,7 +63,7 @@ def rectify(plane: FloatImage, homography: Homography, size_px: tuple[int, int])
     width, height = _checked_size(size_px)
     to_frame = _inverse(homography)
     _mapped(to_frame, _outline(width, height))  # refuses a horizon
-    _refuse_unseen(_mapped(to_frame, _corners(width, height)), plane.shape)
+    _refuse_unseen(_mapped(to_frame, _corners(width, height)), plane.shape, least_seen)
     k = _samples(to_frame, width, height)
     fine = np.array([[k, 0, (k - 1) / 2], [0, k, (k - 1) / 2], [0, 0, 1]]) @ _normalised(homography)
     sampled = cv2.warpPerspective(
@@ -143,12 +145,12 @@ def _samples(to_frame: Homography, width: int, height: int) -> int:
     return max(1, min(wanted, MOST_SAMPLES, room))
 
 
-def _refuse_unseen(corners: NDArray[np.float64], shape: tuple[int, ...]) -> None:
+def _refuse_unseen(corners: NDArray[np.float64], shape: tuple[int, ...], least_seen: float) -> None:
     height, width = shape
     wanted = abs(cv2.contourArea(corners.astype(np.float32)))
     frame = _outline(width, height).astype(np.float32)
     seen, _ = cv2.intersectConvexConvex(corners.astype(np.float32), frame)
-    if seen < LEAST_SEEN * wanted:
+    if seen < least_seen * wanted:
         spans = ", ".join(f"({x:.0f}, {y:.0f})" for x, y in corners)
         raise DataError(
             f"the rectification looks at {spans}, {1 - seen / wanted:.0%} of it beyond the frame's "

@@ -149,7 +149,7 @@ def test_commands_are_imported_without_torch_and_learning_says_what_it_lacks() -
         "import sys; import edge.learn.cli as cli, edge.calibrate, edge.dataset\n"
         "assert not {'torch', 'onnx', 'openvino'} & set(sys.modules), sorted(sys.modules)\n"
         "sys.modules['torch'] = None\n"
-        "try: cli._learn_from(None, {\"preset\": None}, calibrate=True)\n"
+        'try: cli._learn_from(None, {"preset": None}, calibrate=True)\n'
         "except cli.UnavailableError as error: print(error.exit_code, error.hint)\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
