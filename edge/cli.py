@@ -216,11 +216,16 @@ def inspect(
     paths: Annotated[list[Path], typer.Argument(help="Frames, or folders of frames.", metavar="PATH…")],
     recipe: RecipeName,
     out: Annotated[
-        Path | None, typer.Option(help="Write overlays and maps here, and sort frames into io/ and nio/.")
+        Path | None,
+        typer.Option(
+            help="Sort frames into io/, nio/ and undecided/ here; overlays, maps, classes, fragments and "
+            "class activation maps beside."
+        ),
     ] = None,
     sort: Annotated[
-        Literal["copy", "link"], typer.Option(help="How frames get into io/ and nio/: copies or links.")
-    ] = "copy",
+        Literal["copy", "link"] | None,
+        typer.Option(help="How frames get there: copies or links \\[default: copy]"),
+    ] = None,
     template: Annotated[
         str | None,
         typer.Option(help="Names → part, view: {batch}/{part}_{view} [default: the source's]"),

@@ -101,6 +101,8 @@ def samples(
     Raises:
         MissingInputError: nothing there. DataError: a bad row, or no frames. UsageError: both kinds at once.
     """
+    if template is not None and pattern is not None:
+        raise UsageError("--template and --pattern are two ways to say the same", hint="leave one out")
     named = template is not None or pattern is not None
     is_table = images.suffix.lower() == ".csv"
     if named and (manifest is not None or is_table):

@@ -43,15 +43,13 @@ def run_inspect(
     value_range: str | None,
     config: Path | None,
     json: bool,
-    sort: Literal["copy", "link"] = "copy",
+    sort: Literal["copy", "link"] | None = None,
 ) -> int:
     """The command: a verdict a line on stdout; 0 if all are OK, else 1."""
+    if sort is not None and out is None:
+        raise UsageError(f"--sort {sort} needs a folder to sort into", hint="give --out")
     settings = configuration.site(config)
-    files = list(_files(paths))
-    if out is not None:  # what an earlier run wrote there is no frame
-        # (a link in it is not followed: it leads to the frame itself)
-        inside = out.resolve()
-        files = [(f, name) for f, name in files if not (f.parent.resolve() / f.name).is_relative_to(inside)]
+    files = _distinct(list(_files(paths)), out)
     by_hand = naming_by_hand(template, pattern)
     stored = parse_range(value_range)
     inspector = open_recipe(settings, recipe)
@@ -61,7 +59,7 @@ def run_inspect(
     folders = [] if by_hand else [s.directory for s in settings.source if s.recipe == recipe]
     limits = Limits(settings.runtime.max_pixels, settings.runtime.max_pages)
     console = Console()
-    keeper = None if out is None else Keeper(out, inspector, sort)
+    keeper = None if out is None else Keeper(out, inspector, sort or "copy")
     all_ok = True
     for file, name in files:
         for payload, inspection in verdicts(
@@ -156,8 +154,9 @@ def _below(file: Path, folders: Sequence[Path]) -> str | None:
     return next((absolute.relative_to(f).as_posix() for f in folders if absolute.is_relative_to(f)), None)
 
 
-def _files(paths: Sequence[Path]) -> Iterator[tuple[Path, str]]:
-    """Files with the names that verdicts give them: as typed, or relative to the folder that was typed."""
+def _files(paths: Sequence[Path]) -> Iterator[tuple[Path, str, str]]:
+    """Files with the names that verdicts give them (as typed, or relative to the folder that was typed), and
+    with the folder as typed before it."""
     for path in paths:
         if path.is_dir():
             found = list(frames_below(path))
@@ -165,11 +164,31 @@ def _files(paths: Sequence[Path]) -> Iterator[tuple[Path, str]]:
                 raise MissingInputError(
                     f"{path}: no frames in it", hint=f"edge reads {' '.join(FRAME_PATTERNS)}"
                 )
-            yield from ((file, file.relative_to(path).as_posix()) for file in found)
+            yield from ((file, file.relative_to(path).as_posix(), file.as_posix()) for file in found)
         elif path.exists():
-            yield path, path.as_posix()
+            yield path, path.as_posix(), path.as_posix()
         else:
             raise MissingInputError(f"{path}: no such file or folder", hint="check the path")
+
+
+def _distinct(found: Sequence[tuple[Path, str, str]], out: Path | None) -> list[tuple[Path, str]]:
+    """Every file once, under a name that no other one has; without what an earlier run left in `out`.
+
+    Raises:
+        UsageError: all of them lie in `out`.
+    """
+    if out is not None:  # a link in it is not followed: it leads to the frame itself
+        inside = out.resolve()
+        outside = [f for f in found if not (f[0].parent.resolve() / f[0].name).is_relative_to(inside)]
+        if not outside:
+            raise UsageError(f"--out {out} holds all these frames", hint="keep it outside of them")
+        found = outside
+    first: dict[Path, tuple[Path, str, str]] = {}
+    for file, name, full in found:
+        first.setdefault(file.absolute(), (file, name, full))
+    unique = list(first.values())
+    several = len({name for _, name, _ in unique}) < len(unique)
+    return [(file, full if several else name) for file, name, full in unique]
 
 
 class Keeper:

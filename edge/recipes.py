@@ -29,6 +29,11 @@ def open_recipe(settings: Settings, name: str, *, calibrated: bool = True) -> In
     recipe = find_recipe(settings, name)
     bundle = load_bundle(engine_to_load(settings.paths.engines / recipe.engine))
     calibration = None
+    if calibrated and bundle.manifest.training.get("truth") == "foreground":
+        raise ConfigError(
+            f"recipe {name} finds foregrounds: it has no thresholds, and judges nothing",
+            hint=f"learn a recipe that uses it: edge learn FRAMES --recipe OTHER --mask-recipe {name}",
+        )
     if calibrated:
         file = settings.paths.calibration / f"{recipe.calibration}.json"
         calibration = calibration_to_load(file, bundle.digest)

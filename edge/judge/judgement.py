@@ -25,6 +25,7 @@ from edge.types import (
     Score,
 )
 
+FLAT = 1e-3  # relative: what varies less shows no place
 ESTIMATED = "threshold_estimated"  # the view was never calibrated: its threshold comes from its neighbours
 
 
@@ -141,6 +142,8 @@ def find_defects(score: Score, threshold: float, place: Placement) -> tuple[Defe
     values = score.map
     mask = (values > threshold).astype(np.uint8)
     left, top, wide, tall = score.peak_box
+    if float(np.ptp(values)) <= FLAT * float(values.max()):  # nothing is more of a defect than the rest
+        left, top, (tall, wide) = 0, 0, values.shape
     mask[top : top + tall, left : left + wide] = 1
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
     peaks = _peaks(np.asarray(labels), values, np.asarray(stats))

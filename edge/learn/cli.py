@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from edge.preprocess import MaskSpec, PreprocessSpec, Rectify
     from edge.types import FloatImage
 
+CLAHE_CLIP, CLAHE_TILES = 9.0, 9  # of system B
 MEASURE_S = 2.0  # how long `compile` measures each precision
 
 DATA, PREPARATION, NETWORK, SCORING, THRESHOLDS = "Frames", "Preparation", "Network", "Score", "Thresholds"
@@ -45,7 +46,7 @@ Config = Annotated[Path | None, typer.Option("--config", help="Site configuratio
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, and nothing else there.")]
 Preset = Annotated[
     Literal["nanofibre-patches", "bricks", "steel-strip", "solder", "weld-fragments"] | None,
-    typer.Option("--preset", help="Options of one of the five published systems; given ones go before."),
+    typer.Option("--preset", help="Options of one of the five published systems; those you give win."),
 ]
 Template = Annotated[
     str | None, _option(DATA, "--template", help="Names → part, view: '{batch}/{part}_{view}'.")
@@ -57,7 +58,9 @@ Manifest = Annotated[
 Masks = Annotated[
     Path | None,
     _option(
-        DATA, "--masks", help="Folder of masks (PNG, > 127) named as the frames: defects, or foreground."
+        DATA,
+        "--masks",
+        help="Folder of masks (PNG, > 127) named as the frames: of defects, or (mask-unet) of the part.",
     ),
 ]
 Model = Annotated[
@@ -90,7 +93,10 @@ Loss = Annotated[
     ),
 ]
 LearningRate = Annotated[float | None, _option(NETWORK, "--learning-rate", min=1e-7, max=1.0)]
-Augment = Annotated[Literal["none", "flips", "dihedral"] | None, _option(NETWORK, "--augment")]
+Augment = Annotated[
+    Literal["none", "flips", "dihedral"] | None,
+    _option(NETWORK, "--augment", help="Mirror and turn windows; none: learn frames only as they are."),
+]
 Rotate = Annotated[
     float,
     _option(
@@ -275,8 +281,8 @@ def learn(
     mask_polarity: MaskPolarity = "auto",
     illumination: Illumination = "none",
     clahe: ClaheOption = False,
-    clahe_clip: ClaheClip = 9.0,
-    clahe_tiles: ClaheTiles = 9,
+    clahe_clip: ClaheClip = CLAHE_CLIP,
+    clahe_tiles: ClaheTiles = CLAHE_TILES,
     score_of: ScoreOf = None,
     score_map: ScoreMap = None,
     smooth: Smooth = None,
@@ -497,6 +503,10 @@ def preprocess_from(options: Mapping[str, Any]) -> PreprocessSpec:
 
     from edge.preprocess import Clahe, PreprocessSpec
 
+    if options["size"] is not None and options["scale"] != 1:
+        raise UsageError("--size and --scale are two ways to say the same", hint="leave one out")
+    if not options["clahe"] and (options["clahe_clip"], options["clahe_tiles"]) != (CLAHE_CLIP, CLAHE_TILES):
+        raise UsageError("--clahe-clip and --clahe-tiles have no effect without --clahe", hint="add --clahe")
     try:
         return PreprocessSpec(
             gray=options["gray"],
@@ -523,25 +533,41 @@ def _mask_from(options: Mapping[str, Any]) -> MaskSpec | None:
         raise UsageError(f"--mask {method} uses no recipe", hint="leave out --mask-recipe")
     if method == "unet" and not options["mask_recipe"]:
         raise UsageError("--mask unet needs the recipe of a mask-unet", hint="name it with --mask-recipe")
-    return None if method == "none" else MaskSpec(method=method, polarity=options["mask_polarity"])
+    if method == "none":
+        if options["mask_polarity"] != "auto":
+            raise UsageError(
+                "--mask-polarity has no effect without --mask", hint="add --mask otsu, or another"
+            )
+        return None
+    return MaskSpec(method=method, polarity=options["mask_polarity"])
 
 
 def _rectify_from(file: Path | None) -> Rectify | None:
     from pydantic import ValidationError
 
     from edge.preprocess import Rectify
+    from edge.preprocess.plane import homography_of
+    from edge.preprocess.rectify import edges_to_frame
 
     if file is None:
         return None
     try:
-        return Rectify.model_validate_json(file.read_bytes())
+        spec = Rectify.model_validate_json(file.read_bytes())
+        for view in (*spec.points, *spec.homographies):
+            try:
+                edges_to_frame(homography_of(spec, view))
+            except DataError as error:
+                raise DataError(f"{file}: view {view}: {error.message}", hint=error.hint) from None
+        return spec
     except OSError as error:
         raise MissingInputError(f"{file}: cannot be read: {error.strerror}", hint="check the path") from None
     except ValidationError as error:
         first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
         raise DataError(
-            f"{file}: {'.'.join(map(str, first['loc']))}: {first['msg']}",
-            hint='such as {"size_px": [800, 600], "points": {"*": [[9, 7], [795, 3], [801, 610], [4, 598]]}}',
+            f"{file}: {where + ': ' if where else ''}{first['msg'].removeprefix('Value error, ')}",
+            hint="a homography is nine numbers in a row; points are four corners, "
+            'such as {"size_px": [800, 600], "points": {"*": [[9, 7], [795, 3], [801, 610], [4, 598]]}}',
         ) from None
 
 
@@ -563,7 +589,7 @@ def _learn_from(context: typer.Context, given: Mapping[str, Any], *, calibrate: 
     from edge.decode import Limits
     from edge.judge.thresholds import ThresholdRule
     from edge.learn.augment import Light, Movement
-    from edge.learn.learn import LearnRequest, learn
+    from edge.learn.learn import LearnRequest, check_masks_are_used, learn
     from edge.learn.progress import console
     from edge.recipes import find_recipe
     from edge.renewal import engine_to_load
@@ -621,6 +647,8 @@ def _learn_from(context: typer.Context, given: Mapping[str, Any], *, calibrate: 
         calibrate=calibrate,
         **{name: options[name] for name in (*same, *thresholds)},
     )
+    if options["masks"] is not None and not request.around_defects:
+        check_masks_are_used(request.model)
     with console() as listen:
         result = learn(request, listen)
     _answer(_learning_facts(result), options["as_json"])

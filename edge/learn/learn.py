@@ -189,6 +189,19 @@ def _learn(request: LearnRequest, renewal: Renewal, store: PlaneStore, listen: L
     )
 
 
+def check_masks_are_used(model: str) -> None:
+    """What has a mask counts as a defect frame, which good-only models would leave out without a word.
+
+    Raises:
+        UsageError: the model learns from good frames only.
+    """
+    if model == "auto" or of_name(model).truth == "none":
+        raise UsageError(
+            f"--masks has no effect on model {model}, which learns from good frames",
+            hint="choose a model that learns from masks, or fragment-ae with --around-defects",
+        )
+
+
 def _check_options(request: LearnRequest, kind: ModelKind) -> None:
     """Nothing that was asked for may be without effect.
 
@@ -204,11 +217,16 @@ def _check_options(request: LearnRequest, kind: ModelKind) -> None:
         "--patch-rule": request.patch_rule is not None and not kind.stride,
         "--stride": request.stride is not None and not kind.stride,
         "--unseen-views": request.unseen_views != "refuse" and kind.truth != "none",
-        "--threshold": request.rule.method != default.method and kind.truth == "foreground",
+        "--threshold": request.rule.method != default.method
+        and (kind.truth == "foreground" or request.min_recall is not None),
     }
     if given := [name for name, ignored in without_effect.items() if ignored]:
         raise UsageError(f"{given[0]} has no effect on model {request.model}", hint="leave it out")
-    _score(request, kind)
+    score = _score(request, kind)
+    if "peak_px" in request.score and score.statistic != "peak":
+        raise UsageError(f"--peak has no effect on --statistic {score.statistic}", hint="leave it out")
+    if "min_area_px" in request.score and not (kind.names_classes or score.statistic == "level"):
+        raise UsageError(f"--min-area has no effect on model {request.model}", hint="leave it out")
 
 
 def _score(request: LearnRequest, kind: ModelKind) -> ScoreSpec:
@@ -261,13 +279,19 @@ def _wanted(request: LearnRequest, truth: Truth) -> Sequence[Sample]:
     wanted = request.dataset.good() if truth == "none" else request.dataset.labelled()
     if truth == "good regions":
         wanted = request.dataset.good_regions()
+        if not any(sample.label == "defect" for sample in wanted):
+            raise DataError(
+                f"{request.dataset.source}: no defect frame with a mask to learn around",
+                hint="leave out --around-defects, or give masks",
+            )
     if not wanted:
         raise DataError(
             f"{request.dataset.source}: no {'labelled' if supervised else 'good'} frame to learn from among "
             f"{len(request.dataset.samples)}",
             hint="rows need label = good"
             + (" or defect" if supervised else "")
-            + ", and a split that is not test",
+            + ", and a split that is not test"
+            + ("; --around-defects learns from defect frames, too" if request.dataset.good_regions() else ""),
             reason="too_few_frames",
         )
     if supervised and not any(sample.label == "defect" for sample in wanted):

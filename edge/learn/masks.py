@@ -89,7 +89,13 @@ def mean_masks(
         for done, (sample, frame) in enumerate(pages, 1):
             listen(Event("prepare", f"mask of {sample.path}", min(1.0, done / len(good))))
             assert frame.foreground is not None, "the spec masks"
-            means.setdefault(frame.identity.view or DEFAULT_VIEW, MeanMask()).add(frame.foreground)
+            view = frame.identity.view or DEFAULT_VIEW
+            try:
+                means.setdefault(view, MeanMask()).add(frame.foreground)
+            except DataError as error:
+                raise DataError(
+                    f"{sample.path}: view {view}: {error.message}", hint="bring frames to one size by --size"
+                ) from None
     found = {view: mean.mean() for view, mean in means.items()}
     if not found or not all(np.any(mean > spec.mask.threshold) for mean in found.values()):
         raise DataError(

@@ -53,4 +53,6 @@ def with_preset(options: Options, name: str | None, is_given: Callable[[str], bo
     if name not in PRESETS:
         raise UsageError(f"no preset {name!r}", hint=f"choose {', '.join(PRESETS)}")
     chosen = {key: value for key, value in PRESETS[name].items() if key in options and not is_given(key)}
+    if is_given("scale"):
+        chosen.pop("size", None)
     return {**options, **chosen}

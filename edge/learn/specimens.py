@@ -87,6 +87,8 @@ def read_specimens(
                 labelled=LabelledPlane(store.keep(frame.plane), truth_of(sample, frame, how), label),
             )
         )
+    if how.truth == "foreground":
+        _check_foreground(found, listen)
     if not found:
         raise DataError(
             f"none of {len(wanted)} frames can be read: {unreadable[0]}", hint="look at the files"
@@ -126,7 +128,10 @@ def truth_of(sample: Sample, frame: Frame, how: Reading) -> NDArray[np.uint8]:
             )
         foreground = read_mask(sample, frame.image.height, frame.image.width)
         return on_plane(foreground, frame).astype(np.uint8)
-    if how.truth == "frames" or sample.label == "good":
+    if how.truth in ("none", "frames"):
+        return nothing
+    if sample.label == "good":
+        _refuse_marked(sample, frame)
         return nothing
     found = read_truth(sample, frame.image.height, frame.image.width)
     if found is None:
@@ -141,6 +146,34 @@ def truth_of(sample: Sample, frame: Frame, how: Reading) -> NDArray[np.uint8]:
         of_class = on_plane(found.of_class(name), frame)
         truth |= of_class.astype(np.uint8) << np.uint8(how.classes.index(name))
     return truth
+
+
+def _refuse_marked(sample: Sample, frame: Frame) -> None:
+    """A good frame may have a mask, as long as nothing is marked in it."""
+    if sample.mask is None:
+        return
+    marked = int(read_mask(sample, frame.image.height, frame.image.width).sum())
+    if marked:
+        raise DataError(
+            f"{sample.path}: labelled good, but {sample.mask.name} marks {marked} pixels as defect",
+            hint="mend the label, or leave the mask out",
+        )
+
+
+def _check_foreground(found: Sequence[Specimen], listen: Listener) -> None:
+    """Masks of nothing, or of everything, teach nothing.
+
+    Raises:
+        DataError: all of them are that.
+    """
+    poor = [s.sample.path for s in found if not 0 < int(s.labelled.truth.sum()) < s.labelled.truth.size]
+    if found and len(poor) == len(found):
+        raise DataError(
+            f"all {len(found)} masks are empty, or full",
+            hint="a mask is above 127 where the part is, and only there",
+        )
+    for path in poor:
+        listen(Event("prepare", f"WARNING the mask of {path} is empty, or full"))
 
 
 def _class_of(sample: Sample, classes: Sequence[str]) -> int:

@@ -49,7 +49,7 @@ def split(
             f"good frames of {len(groups)} part only: at least 2 are needed, from different parts: "
             f"one to learn, one to calibrate a threshold with; {frames_needed_by(rule)} more for a "
             f"threshold that rejects at most {rule.estimate:.1%} of good frames",
-            hint="give more good frames, or allow learning from rows that are split = test",
+            hint="give more good frames, or change the split of some rows in the manifest",
             reason="too_few_frames",
         )
     order = [str(name) for name in np.random.default_rng(seed).permutation(sorted(groups))]

@@ -145,3 +145,9 @@ def test_classes_have_their_areas_whatever_the_verdict(calibration: Calibration)
     bad = judge(replace(score(0.4), layers=layers), None, calibration, classes=("crack", "pit"))
     assert dict(ok.class_areas) == dict(bad.class_areas) == {"crack": 0, "pit": 100}
     assert [(d.kind, d.area_px) for d in bad.defects] == [("pit", 100)]
+
+
+def test_a_map_that_shows_no_place_gives_the_whole_frame() -> None:
+    values = np.full((40, 60), 0.8, np.float32)
+    (defect,) = find_defects(summarise(values, values, "max", 8), 0.9, Placement.scaled((40, 60), 60, 40))
+    assert defect.bbox == (0, 0, 60, 40)

@@ -21,7 +21,7 @@ from edge.judge.calibration import load_calibration
 from edge.judge.thresholds import ThresholdRule
 from edge.learn import models
 from edge.learn.augment import Light, Movement
-from edge.learn.learn import DEFAULT_LIMITS, LearnRequest, LearnResult, _score, learn
+from edge.learn.learn import DEFAULT_LIMITS, LearnRequest, LearnResult, _score, check_masks_are_used, learn
 from edge.pipeline import Inspection, Inspector
 from edge.preprocess import MaskSpec, PreprocessSpec
 
@@ -289,6 +289,13 @@ def _learned_id(file: Path) -> str:
         ("fragment-ae", {"score": {"statistic": "peak"}}, "no such score: statistic peak of a fragment"),
         ("segmenter", {"score": {"map": "ssim"}}, "answers a probability"),
         ("cae", {"score": {"of": "object"}}, "needs to know what is an object"),
+        ("cae", {"score": {"statistic": "mean", "peak_px": 5}}, "--peak has no effect"),
+        ("cae", {"score": {"min_area_px": 30}}, "--min-area has no effect"),
+        (
+            "supervised-ae",
+            {"min_recall": 0.9, "rule": ThresholdRule("mad", k=9.0)},
+            "--threshold has no effect",
+        ),
     ],
 )
 def test_what_would_have_no_effect_is_refused_before_anything_is_read(
@@ -319,3 +326,33 @@ def test_a_recall_that_only_a_threshold_of_nothing_has_is_refused(tmp_path: Path
         )  # fmt: skip
     assert caught.value.reason == "recall_not_reached"
     assert not (tmp_path / "c.json").exists()
+
+
+def test_masks_of_nothing_teach_no_foreground(tmp_path: Path) -> None:
+    for k in range(3):
+        for folder, level in (("frames", 120), ("masks", 0)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            cv2.imwrite(str(tmp_path / folder / f"{k}.png"), np.full((40, 40), level, np.uint8))
+    dataset = samples(tmp_path / "frames", masks=tmp_path / "masks")
+    with pytest.raises(DataError, match="all 3 masks are empty, or full"):
+        learn(LearnRequest("m", dataset, tmp_path / "e", tmp_path / "c", model="mask-unet", steps=1))
+
+
+def test_a_good_frame_in_which_defects_are_marked_is_refused(site: Path) -> None:
+    rows = read_manifest(site / "manifest.csv")
+    marked = next(s.mask for s in rows if s.label == "defect")
+    contradicting = [replace(s, mask=marked) if s.path == "f1.png" else s for s in rows]
+    with pytest.raises(DataError, match=r"f1\.png: labelled good, but m12\.png marks 253 pixels"):
+        learn(request(site, "segmenter", 1, dataset=Dataset(site, tuple(contradicting))))
+
+
+def test_nothing_to_learn_around_is_said(site: Path) -> None:
+    good = tuple(s for s in read_manifest(site / "manifest.csv") if s.label == "good")
+    with pytest.raises(DataError, match="no defect frame with a mask to learn around"):
+        learn(request(site, "fragment-ae", 1, around_defects=True, dataset=Dataset(site, good)))
+
+
+@pytest.mark.parametrize("model", ["auto", "cae"])
+def test_masks_that_a_model_would_leave_aside_are_refused(model: str) -> None:
+    with pytest.raises(UsageError, match="--masks has no effect"):
+        check_masks_are_used(model)
