@@ -8,8 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from markupsafe import Markup
+from numpy.typing import NDArray
 
 from edge.artifacts import write_atomic
 from edge.dataset import Unreadable, frames
@@ -18,10 +20,14 @@ from edge.evaluation_figures import Outcome
 from edge.evaluation_table import with_interval
 from edge.judge.ranking import Curve, curve
 from edge.pipeline import Inspector
-from edge.report import data_url, environment_of_this_machine, heat, render
+from edge.report import PICTURE_SIDE_PX, data_url, environment_of_this_machine, heat, render
 from edge.report.charts import area_scatter, curves, f_chart, interval_bar, score_strip
+from edge.truth import read_truth
+from edge.types import FloatImage, Frame, Judgement, Mask
 
 WORST_FRAMES = 6
+WIDE = 3  # times as wide as tall: beyond it a frame is a strip, and an excerpt is shown
+COLOURS = {"truth": "#2fb344", "found": "#2f7bff"}
 FIGURES = {
     "image.auroc": "AUROC of frames",
     "image.auprc": "AUPRC of frames",
@@ -66,6 +72,7 @@ def write_report(
         figures=_figures(document),
         views=[_view(name, row, scored) for name, row in document["per_view"].items()],
         worst=_worst(scored, partial(_picture, inspector, limits, value_range)),
+        colours=COLOURS,
         unreadable=unreadable,
         environment=environment_of_this_machine(),
     )
@@ -141,11 +148,53 @@ def _picture(
     (inspection,) = inspector.inspect([frame])
     score = inspection.score
     threshold = inspection.judgement.pixel_threshold or float(score.map.max()) or 1.0
+    known = read_truth(sample, frame.image.height, frame.image.width)
+    truth = known.on_plane(frame) if known else np.zeros(plane.shape, bool)
+    part = excerpt(truth, score.map)
+    overlay = drawn(heat(plane, score.map, threshold), frame, truth, inspection.judgement, part)
     return {
         "path": sample.path,
         "view": outcome.view,
         "defect": sample.defect,
         "score": outcome.score,
-        "frame": data_url(np.repeat((plane[..., None] * 255).astype(np.uint8), 3, axis=2)),
-        "overlay": data_url(heat(plane, score.map, threshold)),
+        "frame": data_url(np.repeat((plane[part][..., None] * 255).astype(np.uint8), 3, axis=2)),
+        "overlay": data_url(overlay),
+        "is_excerpt": plane[part].shape != plane.shape,
     }
+
+
+def excerpt(truth: Mask, values: FloatImage) -> tuple[slice, slice]:
+    """Rows and columns to show of a plane: all; of a strip those about its largest defect, or the map's peak.
+
+    Both are (h, w).
+    """
+    height, width = truth.shape
+    if width <= WIDE * height:
+        return slice(0, height), slice(0, width)
+    _, _, regions, centres = cv2.connectedComponentsWithStats(truth.astype(np.uint8))
+    if len(regions) > 1:
+        middle = int(centres[1 + int(regions[1:, cv2.CC_STAT_AREA].argmax())][0])
+    else:
+        middle = int(values.argmax()) % width
+    left = min(max(0, middle - height), width - 2 * height)
+    return slice(0, height), slice(left, left + 2 * height)
+
+
+def drawn(
+    overlay: NDArray[np.uint8], frame: Frame, truth: Mask, judgement: Judgement, part: tuple[slice, slice]
+) -> NDArray[np.uint8]:
+    """The part of an overlay, (h, w, 3) BGR, with the truth's outline and boxes of what was found."""
+    picture = overlay.copy()
+    seen = picture[part].shape[:2]
+    thick = max(1, round(1.5 * max(seen) / PICTURE_SIDE_PX))  # it is made that small
+    for defect in judgement.defects:
+        x, y, w, h = frame.placement.inverse_box(defect.bbox)
+        cv2.rectangle(picture, (x, y), (x + w - 1, y + h - 1), _bgr(COLOURS["found"]), thick)
+    outlines, _ = cv2.findContours(truth.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    cv2.drawContours(picture, outlines, -1, _bgr(COLOURS["truth"]), thick)
+    return np.ascontiguousarray(picture[part])
+
+
+def _bgr(colour: str) -> tuple[int, int, int]:
+    red, green, blue = bytes.fromhex(colour[1:])
+    return blue, green, red

@@ -22,6 +22,8 @@ FIGURES = (
     ("not decidable", "rates.not_decidable", "", True),
 )
 
+PATCHES_CAPTION = "only the first row uses the calibrated pixel threshold, the others 0.5"
+
 
 def show(document: Mapping[str, Any], console: Console) -> None:
     """Print the document."""
@@ -90,6 +92,7 @@ def _patches(document: Mapping[str, Any]) -> Table | None:
     for name, one in rows:
         (tn, fp), (fn, tp) = one["confusion"]
         table.add_row(name, *_cells(one, "f1"), str(tn), str(fp), str(tp), str(fn))
+    table.caption, table.caption_justify = PATCHES_CAPTION, "left"
     return table
 
 

@@ -47,6 +47,14 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
     return int(width), int(height)
 
 
+def relative_score(value: float) -> str:
+    """A score relative to its threshold, for people: 1.37, but 1.0004; only 1 itself looks like 1."""
+    decimals = 4 if abs(value - 1) < 0.05 else 2
+    while value != 1 and float(f"{value:.{decimals}f}") == 1:
+        decimals += 1
+    return f"{value:.{decimals}f}"
+
+
 def check_threads(count: int) -> None:
     """More threads than cores only wait for each other, and many more stop the machine.
 

@@ -244,8 +244,11 @@ def _keys_of(out: Path, samples: Sequence[Sample], bits: Bits) -> dict[str, str]
     """Key → group of the frames in a store, once it is clear that this command may replace it."""
     names = {sample.path for sample in samples}
     found: dict[str, str] = {}
-    with open_store(out):
-        pass  # refuses what is no store
+    try:
+        with open_store(out):
+            pass
+    except DataError as error:
+        raise DataError(error.message, hint="delete it, or name another --out", reason=error.reason) from None
     with h5py_library().File(out, "r") as handle:
         if handle.attrs["bits"] != bits:
             raise UsageError(

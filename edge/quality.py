@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from edge.judge.spc import Limits, Point, Reference, chart
+from edge.judge.spc import LEAST_REFERENCE_FRAMES, Limits, Point, Reference, chart
 from edge.record.batches import BatchRow, ChartRow
 
 # An EWMA with λ = 0.2 has forgotten what lies so many batches back: 0.8^500 = 3e-49
@@ -35,6 +35,15 @@ class ControlChart:
     def in_control(self) -> bool | None:
         """Whether the latest batch is; None where there are no limits."""
         return None if self.row.sigma is None else self.points[-1].in_control
+
+    @property
+    def why_no_limits(self) -> str:
+        """What a person is told where there are none; empty where there are."""
+        if self.row.sigma is not None:
+            return ""
+        if self.row.reference_frames < LEAST_REFERENCE_FRAMES:
+            return f"fewer than {LEAST_REFERENCE_FRAMES} calibration frames ({self.row.reference_frames})"
+        return "all calibration frames have the same score"
 
     @property
     def name(self) -> str:

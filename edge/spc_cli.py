@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edge.errors import UsageError
+from edge.errors import CannotWriteError, UsageError
 
 if TYPE_CHECKING:
     from edge.quality import ControlChart
@@ -44,17 +44,28 @@ def spc(
     from edge import config as configuration
     from edge.artifacts import write_atomic
     from edge.options import check_recipe_name
+    from edge.recipes import find_recipe
     from edge.record.reader import BatchReader
 
     check_recipe_name(recipe)
     if plot is not None and plot.suffix.lower() not in PLOTS:
         raise UsageError(f"--plot {plot}: neither .html nor .svg", hint="give FILE.html or FILE.svg")
+    for file in (table, plot):
+        _check_folder(file)
     settings = configuration.load(configuration.find(config))
     reader = BatchReader(settings.paths.state / app.DATABASE)
     try:
+        views = [row.view for row in reader.spc_charts(recipe)]
         charts = quality.control_charts(reader, recipe, view, last or quality.ALL)
     finally:
         reader.close()
+    if not views:
+        find_recipe(settings, recipe)  # refuses one that there is not
+    elif view is not None and view not in views:
+        raise UsageError(
+            f"--view {view}: recipe {recipe!r} has no frame of it counted",
+            hint=f"there are: {', '.join(name or '(none)' for name in views)}",
+        )
     if plot is not None:
         write_atomic(plot, _drawn(plot, recipe, charts).encode())
     if table is not None:
@@ -66,6 +77,18 @@ def spc(
         _show(recipe, charts)
     if any(chart.in_control is False for chart in charts):
         raise typer.Exit(EXIT_OUT_OF_CONTROL)
+
+
+def _check_folder(file: Path | None) -> None:
+    """A misspelt folder is not made.
+
+    Raises:
+        CannotWriteError: the file's folder is not there.
+    """
+    if file is not None and not file.parent.is_dir():
+        raise CannotWriteError(
+            f"{file}: there is no folder {file.parent}", hint="make it, or name another file", retryable=False
+        )
 
 
 def _drawn(file: Path, recipe: str, charts: list[ControlChart]) -> str:
@@ -109,14 +132,23 @@ def _show(recipe: str, charts: list[ControlChart]) -> None:
     if not charts:
         print(f"{recipe}: no frame counted yet")
         return
-    print(f"{'view':<10} {'batch':<20} {'frames':>6} {'nQI':>7} {'limits':>15} {'EWMA':>7}  state")
+    print(f"{'view':<10} {'batch':<20} {'frames':>6} {'nQI':>10} {'limits':>17} {'EWMA':>10}  state")
     for chart in charts:
-        batch, point = chart.batches[-1], chart.points[-1]
-        limits = f"{point.limits.lower:.3f}–{point.limits.upper:.3f}" if point.limits else "none"
-        state = "no limits" if chart.in_control is None else "in control"
-        if point.rules:
-            state = "OUT: " + ", ".join(point.rules)
-        print(
-            f"{chart.row.view or '–':<10} {batch.label:<20} {batch.frames:>6} {point.nqi:>7.3f} {limits:>15} "
-            f"{point.ewma:>7.3f}  {state}"
-        )
+        view = chart.row.view or "–"
+        for batch, point in zip(chart.batches, chart.points, strict=True):
+            limits, state = "none", "no limits"
+            if point.limits:
+                limits = f"{_digits(point.limits.lower)}–{_digits(point.limits.upper)}"
+                state = "OUT: " + ", ".join(point.rules) if point.rules else "in control"
+            print(
+                f"{view:<10} {batch.label:<20} {batch.frames:>6} {_digits(point.nqi):>10} {limits:>17} "
+                f"{_digits(point.ewma):>10}  {state}"
+            )
+    for chart in charts:
+        if chart.why_no_limits:
+            print(f"{chart.name}: no limits: {chart.why_no_limits}")
+
+
+def _digits(value: float) -> str:
+    """Four decimals about 1, where limits are near each other; five significant digits far from it."""
+    return f"{value:.4f}" if 0.01 <= value < 10 else f"{value:.5g}"

@@ -30,13 +30,13 @@ from edge.evaluation_figures import (
     pixel_metrics,
     tally,
 )
-from edge.evaluation_report import write_report
+from edge.evaluation_report import COLOURS, _bgr, drawn, excerpt, write_report
 from edge.evaluation_table import show, with_interval
 from edge.judge.ranking import PixelCounts
 from edge.pipeline import Inspection, Inspector
 from edge.testing import FakeRuntime, fake_bundle, fake_calibration, write_frame
 from edge.truth import Truth, read_mask, read_truth, to_frame
-from edge.types import Fragments, Frame, ImageInfo, Judgement, Score
+from edge.types import Defect, Fragments, Frame, ImageInfo, Judgement, Score
 
 
 def outcome(number: int, score: float, is_defect: bool, **fields: object) -> Outcome:
@@ -285,7 +285,14 @@ def test_the_table_shows_every_section(tmp_path: Path) -> None:
     console = Console(width=100, file=io.StringIO(), record=True)
     show(document, console)
     said = console.export_text()
-    for word in ("patches of 29×29", "scratch", "fragments (5 good, 2 with a defect)", "escapes", "mse"):
+    for word in (
+        "patches of 29×29",
+        "scratch",
+        "fragments (5 good, 2 with a defect)",
+        "escapes",
+        "mse",
+        "only the first row",
+    ):
         assert word in said
 
 
@@ -346,6 +353,43 @@ def test_the_report_shows_intervals_curves_areas_and_warnings(tmp_path: Path) ->
     assert "<script" not in page
     assert "http" not in page.replace("http://www.w3.org", "")
     assert "<0>.png" not in page  # names are escaped
+    assert "boxes around what was found" in page
     level = [replace(o, foreground_ratio=1.0) for o in gathered.outcomes]
     write_report(file, document, level, [], one, limits, None)
     assert "Score over the foreground's share" not in file.read_text()
+
+
+def test_a_strip_is_shown_about_its_largest_defect_or_the_maps_peak() -> None:
+    truth, values = np.zeros((10, 400), bool), np.zeros((10, 400), np.float32)
+    values[3, 399] = 1.0
+    assert excerpt(truth, values) == (slice(0, 10), slice(380, 400))
+    truth[2:4, 20:22] = True
+    truth[2:8, 100:111] = True
+    assert excerpt(truth, values) == (slice(0, 10), slice(95, 115))
+    assert excerpt(truth[:, :30], values[:, :30]) == (slice(0, 10), slice(0, 30))
+
+
+def test_truth_and_findings_are_drawn_where_they_are_on_the_plane() -> None:
+    """The plane shows the frame at half its size; the excerpt begins at column 50."""
+    truth = np.zeros((20, 100), bool)
+    truth[5:11, 60:71] = True
+    frame = frame_of(np.zeros((20, 100), np.float32), 200, 40)
+    found = Judgement("NotOK", (), defects=(Defect("anomaly", 4, 0.1, (160, 20, 20, 10), 2.0),))
+    overlay = np.zeros((20, 100, 3), np.uint8)
+    picture = drawn(overlay, frame, truth, found, (slice(0, 20), slice(50, 100)))
+    assert picture.shape == (20, 50, 3)
+    assert not overlay.any()
+    green, blue = ((picture == _bgr(COLOURS[name])).all(axis=2) for name in ("truth", "found"))
+    assert (green[5, 10:21].all(), green[10, 10:21].all(), green[7, 15]) == (True, True, False)
+    assert (blue[10, 30:40].all(), blue[14, 30:40].all(), blue[12, 35]) == (True, True, False)
+    assert green.sum() + blue.sum() == picture.any(axis=2).sum()
+
+
+def test_a_score_just_above_the_threshold_does_not_look_like_it_in_the_report(tmp_path: Path) -> None:
+    one, limits = inspector(tmp_path), Limits(10**8, 8)
+    rows = [Sample(write_frame(tmp_path / "a.png"), "a.png", "good")]
+    gathered = evaluate(one, rows, limits)
+    document = summary("r", one, gathered, (), rows)
+    near = [replace(o, score=1.0004) for o in gathered.outcomes]
+    write_report(tmp_path / "report.html", document, near, [], one, limits, None)
+    assert "<h3>1.0004 <span" in (tmp_path / "report.html").read_text()

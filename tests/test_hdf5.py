@@ -278,6 +278,8 @@ def test_a_store_that_is_cut_short_or_missing_is_named(tmp_path: Path) -> None:
     (tmp_path / "cut.h5").write_bytes(data[: len(data) // 2])
     with pytest.raises(DataError, match=r"cut\.h5: no HDF5 file, or cut short"):
         stored(tmp_path / "cut.h5")
+    with pytest.raises(DataError, match="fix: delete it, or name another --out"):
+        pack(films(tmp_path / "in", 2), tmp_path / "cut.h5", LIMITS)
     with pytest.raises(MissingInputError, match="edge pack"):
         stored(tmp_path / "none.h5")
     with h5py.File(tmp_path / "alien.h5", "w") as file:

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from edge.errors import UsageError
-from edge.options import check_recipe_name, check_threads, parse_range, parse_size
+from edge.options import check_recipe_name, check_threads, parse_range, parse_size, relative_score
 
 
 @pytest.mark.parametrize(
@@ -42,3 +42,15 @@ def test_a_recipe_name_that_is_no_folder_name_is_refused(name: str) -> None:
     check_recipe_name("A-1_b.2")
     with pytest.raises(UsageError, match="recipe's name"):
         check_recipe_name(name)
+
+
+@pytest.mark.parametrize(
+    ("score", "text"),
+    [
+        (1.37, "1.37"), (12.345, "12.35"), (0.2, "0.20"), (1.0004, "1.0004"), (0.9961, "0.9961"),
+        (1.0, "1.0000"), (1.00001, "1.00001"), (0.9999999, "0.9999999"), (float("nan"), "nan"),
+        (float("inf"), "inf"),
+    ],
+)  # fmt: skip
+def test_only_a_score_at_the_threshold_looks_like_one(score: float, text: str) -> None:
+    assert relative_score(score) == text

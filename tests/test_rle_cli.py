@@ -116,6 +116,7 @@ def test_a_class_that_was_not_asked_for_is_not_lost_silently(table: Path, tmp_pa
     _, error = rle("encode", tmp_path / "masks", "--out", tmp_path / "again.csv", "--classes", "1")
     assert error is not None
     assert "also has 2" in error.message
+    assert error.hint == "--classes 1,2, or leave it out"
 
 
 def test_a_mask_that_is_no_picture_is_bad_data(table: Path, tmp_path: Path) -> None:
@@ -132,3 +133,76 @@ def test_an_empty_folder_is_a_missing_input(tmp_path: Path) -> None:
     _, error = rle("encode", tmp_path, "--out", tmp_path / "again.csv")
     assert error is not None
     assert error.exit_code == 66
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ("a.jpg_1,1 2\na.jpg_1,5 2\n", "line 3: a.jpg class 1: is there twice"),
+        ("../a.jpg_1,1 2\n", "line 2: ../a.jpg class 1: '../a.jpg' cannot be a file's name"),
+        ("", "no rows"),
+    ],
+)
+def test_check_refuses_what_decode_refuses(table: Path, tmp_path: Path, rows: str, said: str) -> None:
+    table.write_text(HEADER + rows)
+    output, error = rle("check", table, "--size", "3x4")
+    assert error is not None
+    assert error.exit_code == 65
+    assert said in output + error.message
+    _, error = rle("decode", table, "--size", "3x4", "--out", tmp_path / "masks")
+    assert error is not None
+    assert error.exit_code == 65
+
+
+def test_check_counts_where_classes_overlap_and_says_the_size(table: Path) -> None:
+    table.write_text(HEADER + "a.jpg_1,1 4\nb.jpg_1,1 2\na.jpg_2,3 4\na.jpg_3,4 1\nb.jpg_2,3 1\n")
+    report = answer("check", table, "--size", "3x4")
+    assert (report["size_px"], report["overlap"]) == ([3, 4], {"frames": 1, "area_px": 2})
+    output, error = rle("check", table, "--size", "3x4")
+    assert error is None
+    assert "2 frames of 3x4 pixels" in output
+    assert "classes overlap in 1 frames, on 2 pixels" in output
+
+
+@pytest.mark.parametrize("levels", [(0, 7, 255), (0, 1)])
+def test_a_folder_of_photographs_is_not_taken_for_masks(tmp_path: Path, levels: tuple[int, ...]) -> None:
+    (tmp_path / "in/1").mkdir(parents=True)
+    cv2.imwrite(str(tmp_path / "in/1/photo.png"), np.resize(np.array(levels, np.uint8), (4, 3)))
+    _, error = rle("encode", tmp_path / "in", "--out", tmp_path / "again.csv")
+    assert error is not None
+    assert error.exit_code == 65
+    assert "1/photo.png: is no mask" in error.message
+    assert not (tmp_path / "again.csv").exists()
+
+
+def test_frames_that_are_not_there_are_said_and_not_needed_for_run_lengths(
+    table: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "b.jpg").unlink()
+    manifest = tmp_path / "below/frames.csv"
+    arguments = ("decode", table, "--size", "3x4", "--out", tmp_path / "masks", "--manifest", manifest)
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert done.exit_code == 0
+    assert "1 of 2 frames are not in" in done.stderr
+    assert "fix: --images" in done.stderr
+    answer("encode", manifest, "--out", tmp_path / "again.csv", "--classes", "1,2,3")
+    assert (tmp_path / "again.csv").read_text() == ROWS
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ("x,label\na.jpg,good\n", "no manifest"),
+        ("path,label\n", "no manifest"),
+        ("path,label\na.jpg,defct\n", "label 'defct'"),
+        ("path,label\na.jpg\n", "1 values for 2"),
+        ("path,label\na/x.jpg,good\nb/x.jpg,good\n", "two frames are called x.jpg"),
+        ("path,label,mask,defect\na.jpg,defect,m.png,1\na.jpg,defect,n.png,1\n", "is there twice"),
+    ],
+)
+def test_a_manifest_that_is_none_is_refused(tmp_path: Path, rows: str, said: str) -> None:
+    (tmp_path / "m.csv").write_text(rows)
+    _, error = rle("encode", tmp_path / "m.csv", "--out", tmp_path / "again.csv")
+    assert error is not None
+    assert error.exit_code == 65
+    assert said in error.message

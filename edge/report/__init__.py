@@ -13,6 +13,7 @@ import jinja2
 import numpy as np
 
 from edge import __version__
+from edge.options import relative_score
 from edge.types import FloatImage
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -29,6 +30,7 @@ def render(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["relative"] = relative_score
     return environment.get_template(template).render(**values)
 
 

@@ -70,14 +70,14 @@ def render(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Render good frames of a part from its CAD mesh, with exact foreground masks.
+    r"""Render good frames of a part from its CAD mesh, with exact foreground masks.
 
     Each view is a path-traced grey picture of the part on a table under a spot light, seen from at least
     0.5 m, with small errors of pose and light and a sensor's noise. manifest.csv lists the frames (good,
     no mask); foreground.csv lists them with their foreground masks, for learning masks; poses.jsonl says
     where each camera and lamp stood. Ctrl-C ends it early and keeps what is written.
 
-    Needs the extra: pip install "edge-inspect[render]".
+    Needs the extra: pip install "edge-inspect\[render]".
     """
     from edge.simulate.cad import RenderSpec, render_set
     from edge.simulate.mesh import load_shape

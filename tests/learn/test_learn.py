@@ -26,6 +26,7 @@ from edge.learn import models
 from edge.learn.learn import LearnRequest, LearnResult, learn
 from edge.learn.models import MODELS
 from edge.learn.progress import Event
+from edge.learn.report import write_report
 from edge.learn.specimens import unlike_each_other
 from edge.pipeline import Inspector
 from edge.types import ImageInfo
@@ -133,6 +134,25 @@ def test_report_is_self_contained_and_tells_what_matters(
     assert "broken.png" in text
     assert "<polyline" in text
     assert "http" not in text.replace("http://www.w3.org", "")
+    assert "good frames learned from" in text
+    assert "take it out and learn again" in text
+
+
+def test_a_report_of_what_was_learned_around_defects_calls_no_defect_frame_good(
+    learned: tuple[LearnResult, list[Event]], tmp_path: Path
+) -> None:
+    bundle = learned[0].bundle
+    training = bundle.manifest.training | {"around_defects": True}
+    around = bundle.model_copy(update={"manifest": bundle.manifest.model_copy(update={"training": training})})
+    file = write_report(
+        tmp_path / "report.html", bundle=around, calibrated=learned[0].calibrated,
+        runtime=open_runtime(bundle), limits=module.DEFAULT_LIMITS, curve=[(1, 1.0, 1.0)],
+        agreement={}, left_out=[],
+    )  # fmt: skip
+    text = file.read_text()
+    assert ">frames learned from, defects left out<" in text
+    assert "good frames learned from" not in text
+    assert "take it out" not in text
 
 
 def test_same_seed_and_steps_give_the_same_model_file(

@@ -221,3 +221,8 @@ def test_what_makes_no_sense_is_refused(tmp_path: Path) -> None:
     run("defects", folder, "--out", out)
     with pytest.raises(CannotWriteError, match="exists"):
         run("defects", folder, "--out", out)
+
+
+def test_the_help_names_the_extra_that_rendering_needs() -> None:
+    said = CliRunner().invoke(simulate_app, ["render", "--help"], env={"COLUMNS": "160"}).stdout
+    assert '"edge-inspect[render]"' in said
