@@ -150,8 +150,8 @@ def _verdict_lines(trials: Sequence[Trial]) -> list[str]:
         f"With {fewest} defects tested one missed is {1 / fewest:.1%} of recall, so the aim means none "
         "missed; that many cannot prove a recall of 0.99 (299 without a miss could), hence the bound. The "
         "tests of the seeds overlap, so they do not add up.",
-        "- What the set gives away: its defects were cropped by another hand. Calling every frame that is not "
-        f"square a defect reaches, on the same frames, {shape}. The network sees the shape (frames are "
+        "- What the set gives away: its defects were cropped by another hand. Calling every frame that is "
+        f"not square a defect reaches, on the same frames, {shape}. The network sees the shape (frames are "
         "padded, not stretched, into its square), so the figures say what the method does on this set, not "
         "on joints cropped alike. Stretched, which hides most of the shape, a trial of 900 steps a seed had "
         "recall 0.85 / 0.92 / 0.92 at precision 0.92 / 0.86 / 0.96 (docs/decisions.md).",

@@ -49,7 +49,7 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object (or JSON lin
 ValueRange = Annotated[
     str | None,
     typer.Option(
-        "--value-range", help="Stored values that are black and white, LOW:HIGH [default: the source's]"
+        "--value-range", help="Stored values that are black and white, LOW:HIGH \\[default: the source's]"
     ),
 ]
 RecipeName = Annotated[str, typer.Option("--recipe", help="The recipe's name.")]
@@ -228,10 +228,10 @@ def inspect(
     ] = None,
     template: Annotated[
         str | None,
-        typer.Option(help="Names → part, view: {batch}/{part}_{view} [default: the source's]"),
+        typer.Option(help="Names → part, view: {batch}/{part}_{view} \\[default: the source's]"),
     ] = None,
     pattern: Annotated[
-        str | None, typer.Option(help="The same as a regex with named groups [default: the source's]")
+        str | None, typer.Option(help="The same as a regex with named groups \\[default: the source's]")
     ] = None,
     value_range: ValueRange = None,
     config: Config = None,

@@ -22,7 +22,7 @@ from edge.decode import Limits
 from edge.errors import CannotWriteError, DataError, MissingInputError, UsageError
 from edge.explain import open_explainer
 from edge.intake.naming import Naming, compile_naming
-from edge.options import parse_range
+from edge.options import parse_range, relative_score
 from edge.pipeline import Inspection, Inspector, PrepareJob, prepare_file
 from edge.publish.payload import frame_payload
 from edge.recipes import naming_of, open_recipe, value_range_of
@@ -246,7 +246,7 @@ class Keeper:
 
 def _line(payload: dict[str, Any]) -> str:
     colour = {"OK": "green", "NotOK": "red", "NotDecidable": "yellow"}[payload["resultEvaluation"]]
-    score = "     –" if payload["score"] is None else f"{payload['score']:6.2f}"
+    score = "     –" if payload["score"] is None else f"{relative_score(payload['score']):>6}"
     view = f" view {payload['view']}" if payload["view"] else ""
     reasons = ", ".join(payload["reasons"])
     path = payload["image"]["path"]
