@@ -17,7 +17,12 @@ from edge.learn.models import MODELS
 from edge.preprocess import PreprocessSpec
 
 
-@pytest.mark.parametrize("name", sorted(MODELS))
+QUICK = ("fragment-cae", "fragment-ae")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in sorted(MODELS)]
+)
 def test_runtime_gives_what_torch_gave(tmp_path: Path, name: str) -> None:
     kind = MODELS[name]
     torch.manual_seed(3)
