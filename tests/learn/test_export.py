@@ -16,7 +16,6 @@ from edge.learn.export import golden_pair, to_onnx
 from edge.learn.models import MODELS
 from edge.preprocess import PreprocessSpec
 
-
 QUICK = ("fragment-cae", "fragment-ae")
 
 
