@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-DEADLINE_S = 15.0
+DEADLINE_S = 60.0  # a loaded machine is slow, not wrong
 
 
 def free_port() -> int:
