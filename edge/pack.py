@@ -280,7 +280,7 @@ def _only_one(parts: Path) -> Iterator[None]:
             torn.unlink()
         try:
             yield
-        except BaseException:
+        except BaseException:  # interrupted too: nothing of ours is left lying about
             if not any(parts.glob("*.h5")):  # nothing to continue from
                 shutil.rmtree(parts, ignore_errors=True)
             raise

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from edge.artifacts import sha256_of
 from edge.decode import Limits, decode, read_stable
-from edge.errors import DataError, EdgeError
+from edge.errors import DataError
 from edge.infer.bundle import MASK_MODEL, MEAN_MASKS, Bundle, ScoreSpec, read_mean_masks
 from edge.infer.compile import open_mask_network
 from edge.infer.runtime import Runtime
@@ -127,7 +127,7 @@ def aids_for(job: PrepareJob, picture: Picture) -> Aids:
 def warm_up(masks: Sequence[tuple[Path, MaskSpec]]) -> None:
     """Open what the masks of recipes need (bundle's folder, spec), so that no frame waits for it."""
     for folder, spec in masks:
-        with contextlib.suppress(EdgeError):  # the frames of that recipe will say it
+        with contextlib.suppress(Exception):  # the frames of that recipe will say it; a worker must start
             if spec.method == "unet":
                 _segmenter(folder, spec)
             elif spec.method == "mean":
@@ -140,6 +140,7 @@ def _check_unchanged(file: Path, sha256: str) -> None:
             f"{file}: is not what this recipe was loaded with",
             hint="reload or restart the daemon",
             reason="engine_replaced",
+            retryable=True,
         )
 
 

@@ -24,8 +24,9 @@ DECODE_TRIES = 2  # of a file on which the decoder crashed or hung
 WAIT_S = 0.2
 PUT_S = 1.0  # between two beats while the next stage has no room
 
-# Faults of this machine or of the mount: the file is tried again for as long as they last
-NOT_THE_FILES_FAULT = {"permission_denied", "unreadable_now", "no_shared_memory"}
+# Faults of this machine or of the mount, or a recipe that waits for a reload: the file is tried again for as
+# long as they last
+NOT_THE_FILES_FAULT = {"permission_denied", "unreadable_now", "no_shared_memory", "engine_replaced"}
 
 
 Beat = Callable[[], None]

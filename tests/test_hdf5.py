@@ -19,6 +19,7 @@ import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge.artifacts import write_signed_json
 from edge.crops import MaskedCrops, Rectangle, objects, read_crops
 from edge.dataset import Sample, samples
 from edge.decode import Limits, decode
@@ -29,6 +30,7 @@ from edge.pack_cli import pack as pack_command
 from edge.preprocess import PreprocessSpec, to_plane
 from edge.types import Picture
 from tests.decode.builders import dicom, grey
+from tests.sites import blurring_bundle
 
 LIMITS = Limits(10_000_000, 8)
 
@@ -296,6 +298,7 @@ def test_one_process_at_a_time_writes_a_store(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+from edge.artifacts import write_signed_json
 from edge.crops import Rectangle
 from edge.dataset import samples
 from edge.decode import Limits
@@ -365,3 +368,30 @@ def test_the_command_answers_in_json_and_with_its_exit_code(
         pack_command(Path("in"), Path("s.h5"), bits="8")
     assert ended.value.exit_code == 65
     assert "P1_01.dcm: only 14 bytes" in capsys.readouterr().err
+
+
+def test_crops_are_the_boxes_around_what_a_mask_recipe_finds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The network here blurs, so that what is bright is the foreground."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("EDGE_CONFIG", raising=False)
+    engine = blurring_bundle(tmp_path / "engines/finder")
+    for truth in ("none", "foreground"):
+        manifest = engine.manifest.model_copy(update={"training": {"truth": truth}})
+        write_signed_json(engine.folder / "bundle.json", manifest)
+        picture = np.zeros((320, 320), np.uint8)
+        picture[60:200, 100:260] = 255
+        (tmp_path / "frames").mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / "frames/a.png"), picture)
+        if truth == "none":
+            with pytest.raises(UsageError, match="finds no foreground"):
+                pack_command(Path("frames"), Path("a.h5"), crop_recipe="finder", as_json=True)
+            continue
+        pack_command(Path("frames"), Path("a.h5"), crop_recipe="finder", as_json=True)
+    assert json.loads(capsys.readouterr().out)["crops"] == 1
+    ((crop, kept),) = stored(tmp_path / "a.h5")
+    x, y, w, h = crop.box.x, crop.box.y, crop.box.w, crop.box.h
+    assert (x <= 100, y <= 60, x + w >= 260, y + h >= 200) == (True, True, True, True)
+    assert w * h < 0.6 * picture.size
+    assert kept.pixels.shape == (h, w)

@@ -15,8 +15,9 @@ from edge.decode import Limits
 from edge.errors import DataError, IncompleteError
 from edge.infer.bundle import ScoreSpec, pack_mean_masks
 from edge.intake.naming import compile_naming
-from edge.pipeline import Inspector, Planes, PrepareJob, answers, planes_of, prepare_file
+from edge.pipeline import Inspector, Planes, PrepareJob, answers, planes_of, prepare_file, warm_up
 from edge.preprocess import MaskSpec, PreprocessSpec, Rectify, TileSpec
+from edge.stages import NOT_THE_FILES_FAULT
 from edge.testing import FakeRuntime, fake_bundle, fake_calibration, write_frame
 from edge.types import FRAGMENT_STATISTICS, FloatImage
 
@@ -218,6 +219,15 @@ def test_mean_masks_that_were_replaced_are_not_used(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         prepare_file(PrepareJob(file, file.name, None, spec, LIMITS, assets=tmp_path, view="01"))
     assert caught.value.reason == "engine_replaced"
+    assert caught.value.retryable  # at the next reload
+    assert caught.value.reason in NOT_THE_FILES_FAULT
+
+
+def test_a_worker_starts_whatever_is_wrong_with_a_recipes_masks(tmp_path: Path) -> None:
+    broken = tmp_path / "mean_masks.npz"
+    broken.write_bytes(b"no masks")
+    mask = MaskSpec(method="mean", file_sha256=hashlib.sha256(b"no masks").hexdigest())
+    warm_up([(tmp_path, mask), (tmp_path, MaskSpec(method="unet"))])
 
 
 def test_several_classes_are_masked_and_smoothed_as_one_is(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from edge.learn.datasets import Plane16, mirrored
+from edge.learn.datasets import Plane16, drawn, span
 from edge.learn.labels import LabelledPlane
 from edge.preprocess.foreground import to_square
 from edge.preprocess.spec import TileSpec
@@ -122,27 +122,20 @@ class PlacedWindows:
     def at(self, step: int) -> Tensor:
         """The step's windows, (batch, 1, size, size) float32 in 0..1. Every place is as likely."""
         rng = np.random.default_rng((self.seed, step))
-        areas = np.array([plane.size for plane in self.planes], np.float64)
         windows = np.empty((self.batch, 1, self.size_px, self.size_px), np.float32)
-        for k, index in enumerate(rng.choice(len(self.planes), self.batch, p=areas / areas.sum())):
-            windows[k, 0] = self._window(self.planes[index], rng)
+        for k, plane in enumerate(drawn(self.planes, self.batch, rng)):
+            windows[k, 0] = self._window(plane, rng)
         return torch.from_numpy(windows)
 
     def _window(self, plane: Plane16, rng: np.random.Generator) -> FloatImage:
         # a surrounding that still fills the window after any turn
         margin = math.ceil((math.sqrt(2) - 1) / 2 * self.size_px) + 1 if self.movement.degrees else 0
-        rows, columns = (self._span(rng, length, margin) for length in plane.shape)
+        rows, columns = (span(length, self.tiles, self.size_px, rng, margin) for length in plane.shape)
         surrounding = plane[np.ix_(rows, columns)].astype(np.float32)
         turn = Movement(self.movement.degrees, 0.0, self.movement.flips)
         turned = moved(surrounding, affine(surrounding.shape, turn, rng))
         inner = slice(margin, margin + self.size_px)
         return relit(turned[inner, inner], self.light, rng)
-
-    def _span(self, rng: np.random.Generator, length: int, margin: int) -> NDArray[np.int64]:
-        border = self.tiles.margin_px
-        padded = max(length, self.tiles.keep_px) + 2 * border
-        start = int(rng.integers(padded - self.size_px + 1)) - border
-        return mirrored(np.arange(start - margin, start + self.size_px + margin), length)
 
 
 @dataclass(frozen=True, slots=True)

@@ -353,7 +353,8 @@ def calibrate(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """New thresholds for an engine, from good frames that it was not learned from.
+    """New thresholds for an engine, from frames that it was not learned from: good ones, and of supervised
+    models labelled ones.
 
     They replace the old ones. It is refused if a view that has thresholds, or that the recipe expects, has no
     frame here, unless --drop-views is given.
@@ -397,7 +398,7 @@ def calibrate(
                 f"recipe {recipe} finds foregrounds: it has no thresholds",
                 hint="calibrate the recipes that use it",
             )
-        if truth in ("none", "good regions"):
+        if truth == "none":
             if min_recall is not None:
                 raise UsageError("--min-recall needs a model that learned from defects", hint="leave it out")
             result = calibrate_recipe(
@@ -413,6 +414,10 @@ def calibrate(
             if unseen_views != "refuse" or view_cycle is not None:
                 raise UsageError(
                     "--unseen-views: a supervised recipe has one threshold for all views", hint="leave it out"
+                )
+            if min_recall is not None and threshold != "conformal":
+                raise UsageError(
+                    f"--threshold {threshold} has no effect beside --min-recall", hint="leave it out"
                 )
             rule = ThresholdRule(threshold, false_reject, k, quantile)
             result = calibrate_labelled(

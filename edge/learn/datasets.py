@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -72,20 +72,29 @@ class Windows:
     def at(self, step: int) -> Tensor:
         """The step's windows, (batch, 1, size, size) float32 in 0..1. Every place is as likely."""
         rng = np.random.default_rng((self.seed, step))
-        areas = np.array([plane.size for plane in self.planes], np.float64)
         windows = np.empty((self.batch, 1, self.size_px, self.size_px), np.float32)
-        for k, index in enumerate(rng.choice(len(self.planes), self.batch, p=areas / areas.sum())):
-            plane = self.planes[index]
-            rows, columns = (self._span(rng, length) for length in plane.shape)
+        for k, plane in enumerate(drawn(self.planes, self.batch, rng)):
+            rows, columns = (span(length, self.tiles, self.size_px, rng) for length in plane.shape)
             windows[k, 0] = _turned(plane[np.ix_(rows, columns)], rng, self.augmentation)
         return torch.from_numpy(windows)
 
-    def _span(self, rng: np.random.Generator, length: int) -> NDArray[np.int64]:
-        """`size_px` indices in a row of a plane, mirrored at its ends as `Tiling.pad` mirrors them."""
-        margin = self.tiles.margin_px
-        padded = max(length, self.tiles.keep_px) + 2 * margin
-        start = int(rng.integers(padded - self.size_px + 1)) - margin
-        return mirrored(np.arange(start, start + self.size_px), length)
+
+def drawn(planes: Sequence[Plane16], count: int, rng: np.random.Generator) -> Iterator[Plane16]:
+    """`count` planes, each as often as its area says, so that every place is as likely."""
+    areas = np.array([plane.size for plane in planes], np.float64)
+    for index in rng.choice(len(planes), count, p=areas / areas.sum()):
+        yield planes[index]
+
+
+def span(
+    length: int, tiles: TileSpec, size_px: int, rng: np.random.Generator, around_px: int = 0
+) -> NDArray[np.int64]:
+    """`size_px` indices of a row of a plane, and `around_px` more at either end, mirrored beyond the row's ends
+    as `Tiling.pad` mirrors them."""
+    margin = tiles.margin_px
+    padded = max(length, tiles.keep_px) + 2 * margin
+    start = int(rng.integers(padded - size_px + 1)) - margin
+    return mirrored(np.arange(start - around_px, start + size_px + around_px), length)
 
 
 def mirrored(index: NDArray[np.int64], length: int) -> NDArray[np.int64]:

@@ -41,7 +41,7 @@ class BatchReader:
                     f"one knows {SCHEMA_VERSION})",
                     hint="start the daemon of this version once" if older else "install the newer version",
                 )
-        except BaseException:
+        except BaseException:  # whatever it is: no open database is left
             self._db.close()
             raise
 
