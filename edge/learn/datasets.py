@@ -89,7 +89,7 @@ def drawn(planes: Sequence[Plane16], count: int, rng: np.random.Generator) -> It
 def span(
     length: int, tiles: TileSpec, size_px: int, rng: np.random.Generator, around_px: int = 0
 ) -> NDArray[np.int64]:
-    """`size_px` indices of a row of a plane, and `around_px` more at either end, mirrored beyond the row's ends
+    """`size_px` indices of a row of a plane, `around_px` more at either end; mirrored beyond the row itself
     as `Tiling.pad` mirrors them."""
     margin = tiles.margin_px
     padded = max(length, tiles.keep_px) + 2 * margin
