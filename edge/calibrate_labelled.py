@@ -196,6 +196,7 @@ def _calibration(
         [f.good for f in seen.frames],
         recipe=recipe,
         bundle_sha256=bundle.digest,
+        bounded=bundle.manifest.score.map == "probability",
         statistic=bundle.manifest.score.statistic,
         false_reject=rule.false_reject,
         too_few="bound",

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from edge import __version__
+from edge.accuracy.cli import bench_app
 from edge.errors import CannotWriteError, ConfigError, EdgeError, MissingInputError, UnavailableError
 from edge.learn.cli import calibrate, compile_, learn, train
 from edge.pack_cli import pack
@@ -303,6 +304,7 @@ app.command("compile")(compile_)
 app.command("pack")(pack)
 app.command("spc")(spc)
 app.add_typer(rle, name="rle")
+app.add_typer(bench_app, name="bench")
 app.add_typer(simulate_app, name="simulate")
 
 

@@ -36,10 +36,12 @@ from edge.evaluation_figures import (
     tally,
     view_metrics,
 )
+from edge.evaluation_promise import exchangeability, promises
 from edge.evaluation_table import show
 from edge.judge.ranking import PixelCounts
 from edge.options import parse_range
 from edge.pipeline import Inspection, Inspector
+from edge.real_defects import RealDefects
 from edge.recipes import find_recipe, open_recipe, value_range_of
 from edge.truth import read_truth, to_frame
 from edge.types import DEFAULT_VIEW
@@ -109,7 +111,7 @@ def evaluate(
     """Inspect every row; one frame in memory at a time."""
     manifest = inspector.bundle.manifest
     learned = frozenset(manifest.training.get("learned_from", ()))
-    gathered = Gathered(sections=sections(manifest))
+    gathered = Gathered(sections=[*sections(manifest), RealDefects()])
     began = time.monotonic()
     for sample, frame in frames(
         rows, manifest.preprocess, limits, value_range, gathered.unreadable, inspector.bundle.folder
@@ -173,6 +175,7 @@ def summary(
     assert inspector.calibration is not None
     outcomes = gathered.outcomes
     boot = bootstrap(outcomes)
+    alike = exchangeability(outcomes, inspector.calibration)
     pixel = pixel_metrics(gathered.pixels, outcomes)
     document: dict[str, Any] = {
         "recipe": recipe,
@@ -195,6 +198,8 @@ def summary(
         "confusion": matrix(positive(outcomes), outcomes),
         "parts": part_metrics(outcomes, views),
         **{section.name: section.document() for section in gathered.sections},
+        "promise": promises(outcomes, inspector.calibration),
+        "exchangeability": alike,
         **leakage(outcomes, listed, frozenset(inspector.bundle.manifest.training.get("learned_from", ()))),
         "timing": {
             "wall_s": round(gathered.wall_s, 3),
@@ -208,6 +213,8 @@ def summary(
             "calibration_sha256": inspector.model.calibration_sha256,
         },
     }
+    if alike is not None and "warning" in alike:
+        document["warnings"] = [*(document["warnings"] or ()), alike.pop("warning")]
     cleaned: dict[str, Any] = _without_none(document)
     return cleaned
 

@@ -18,10 +18,13 @@ from edge.dataset import Unreadable, frames
 from edge.decode import Limits
 from edge.evaluation_figures import Outcome
 from edge.evaluation_table import with_interval
+from edge.explain import fired
 from edge.judge.ranking import Curve, curve
+from edge.neighbours import Neighbours, open_neighbours
 from edge.pipeline import Inspector
 from edge.report import PICTURE_SIDE_PX, data_url, environment_of_this_machine, heat, render
 from edge.report.charts import area_scatter, curves, f_chart, interval_bar, score_strip
+from edge.report.explained import similar
 from edge.truth import read_truth
 from edge.types import FloatImage, Frame, Judgement, Mask
 
@@ -71,7 +74,10 @@ def write_report(
         shown=partial(with_interval, document),
         figures=_figures(document),
         views=[_view(name, row, scored) for name, row in document["per_view"].items()],
-        worst=_worst(scored, partial(_picture, inspector, limits, value_range)),
+        worst=_worst(
+            scored, partial(_picture, inspector, open_neighbours(inspector.bundle), limits, value_range)
+        ),
+        by_size=_by_size(document.get("defects_by_size")),
         colours=COLOURS,
         unreadable=unreadable,
         environment=environment_of_this_machine(),
@@ -138,7 +144,11 @@ def _worst(
 
 
 def _picture(
-    inspector: Inspector, limits: Limits, value_range: tuple[float, float] | None, outcome: Outcome
+    inspector: Inspector,
+    good: Neighbours | None,
+    limits: Limits,
+    value_range: tuple[float, float] | None,
+    outcome: Outcome,
 ) -> dict[str, Any]:
     sample = outcome.sample
     bundle = inspector.bundle
@@ -151,15 +161,41 @@ def _picture(
     known = read_truth(sample, frame.image.height, frame.image.width)
     truth = known.on_plane(frame) if known else np.zeros(plane.shape, bool)
     part = excerpt(truth, score.map)
+    reason = fired(score, bundle.manifest.score, inspection.judgement.threshold_raw)
     overlay = drawn(heat(plane, score.map, threshold), frame, truth, inspection.judgement, part)
     return {
         "path": sample.path,
         "view": outcome.view,
         "defect": sample.defect,
         "score": outcome.score,
+        "fired": reason.text(frame.placement),
+        "similar": similar(good, plane, reason.box, frame.identity.view),
         "frame": data_url(np.repeat((plane[part][..., None] * 255).astype(np.uint8), 3, axis=2)),
         "overlay": data_url(overlay),
         "is_excerpt": plane[part].shape != plane.shape,
+    }
+
+
+def _by_size(counted: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The cells of `RealDefects` as a table: a row a contrast, a column a size."""
+    if counted is None:
+        return None
+
+    def span(low: float, high: float | None, factor: float) -> str:
+        ends = f"{factor * low:.0f}", "" if high is None else f"{factor * high:.0f}"
+        return f"≥ {ends[0]}" if high is None else f"{ends[0]}–{ends[1]}" if low else f"< {ends[1]}"
+
+    sizes, contrasts, cells = {}, {}, {}
+    for cell in counted["cells"]:
+        sizes[cell["size_from"]] = span(cell["size_from"], cell.get("size_to"), 1)
+        contrasts[cell["contrast_from"]] = span(cell["contrast_from"], cell.get("contrast_to"), 255)
+        cells[cell["contrast_from"], cell["size_from"]] = f"{cell['found']}/{cell['regions']}"
+    return {
+        "sizes": [sizes[size] for size in sorted(sizes)],
+        "rows": [
+            {"contrast": contrasts[c], "cells": [cells.get((c, size), "–") for size in sorted(sizes)]}
+            for c in sorted(contrasts)
+        ],
     }
 
 

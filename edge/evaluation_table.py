@@ -33,7 +33,13 @@ def show(document: Mapping[str, Any], console: Console) -> None:
                   f"{document['timing'].get('frames_per_s', 0)} frames/s; in brackets {drawn['level']:.0%} "
                   "intervals over parts", highlight=False)  # fmt: skip
     console.print(_figures(document))
-    console.print(f"good: {tn} OK, {fp} not · defect: {tp} not OK, {fn} called OK\n", highlight=False)
+    console.print(f"good: {tn} OK, {fp} not · defect: {tp} not OK, {fn} called OK", highlight=False)
+    for what, held in document.get("promise", {}).items():
+        low, high = held["interval"]
+        console.print(f"good {what}s rejected: promised {held['promised']:.1%}, measured "
+                      f"{held['measured']:.1%} ({100 * low:.1f}–{100 * high:.1f}) of {held['count']}: "
+                      f"{'kept' if held['kept'] else 'NOT kept'}", highlight=False)  # fmt: skip
+    console.print()
     console.print(_thresholds(document))
     for table in (_patches(document), _classes(document), _fragments(document)):
         if table is not None:

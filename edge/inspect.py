@@ -20,8 +20,10 @@ from edge.config import FRAME_PATTERNS
 from edge.dataset import about, frames_below
 from edge.decode import Limits
 from edge.errors import CannotWriteError, DataError, MissingInputError, UsageError
-from edge.explain import open_explainer
+from edge.explain import fired, open_explainer
 from edge.intake.naming import Naming, compile_naming
+from edge.judge.judgement import IN_REVIEW_BAND
+from edge.neighbours import nearest, open_neighbours, strip
 from edge.options import parse_range, relative_score
 from edge.pipeline import Inspection, Inspector, PrepareJob, prepare_file
 from edge.publish.payload import frame_payload
@@ -72,7 +74,7 @@ def run_inspect(
             if json:
                 print(jsonlib.dumps(payload, allow_nan=False), flush=True)
             else:
-                console.print(_line(payload), soft_wrap=True, highlight=False)
+                console.print(_line(payload, _why(inspection, inspector)), soft_wrap=True, highlight=False)
     return 0 if all_ok else EXIT_NOT_OK
 
 
@@ -197,6 +199,7 @@ class Keeper:
     def __init__(self, out: Path, inspector: Inspector, sort: Literal["copy", "link"] = "copy") -> None:
         self.out, self.inspector, self.sort = out, inspector, sort
         self._explain = open_explainer(inspector.bundle)
+        self._good = open_neighbours(inspector.bundle)
 
     def keep(self, file: Path, name: str, payload: dict[str, Any], inspection: Inspection | None) -> None:
         """One verdict's frame and pictures.
@@ -238,16 +241,31 @@ class Keeper:
     def _pictures(self, inspection: Inspection) -> dict[str, evidence.Picture]:
         frame, classes = inspection.frame, self.inspector.bundle.manifest.classes
         found = evidence.pictures(frame, inspection.score, inspection.judgement, classes)
+        if self._good is not None and inspection.judgement.evaluation == "NotOK":
+            box = fired(inspection.score, self.inspector.bundle.manifest.score, None).box
+            alike = nearest(self._good, frame.plane, box, view=frame.identity.view)
+            if (picture := strip(frame.plane, box, alike)) is not None:
+                found["neighbours.png"] = picture
         if self._explain is not None:
             for method, values in self._explain(frame.plane).items():
                 found[f"{method}.jpg"] = evidence.overlay(frame.plane, values, 0.5)
         return found
 
 
-def _line(payload: dict[str, Any]) -> str:
+def _why(inspection: Inspection | None, inspector: Inspector) -> str:
+    """What rejected a frame, and where."""
+    if inspection is None or inspection.judgement.evaluation != "NotOK":
+        return ""
+    spec, frame = inspector.bundle.manifest.score, inspection.frame
+    return fired(inspection.score, spec, inspection.judgement.threshold_raw).text(frame.placement)
+
+
+def _line(payload: dict[str, Any], why: str = "") -> str:
     colour = {"OK": "green", "NotOK": "red", "NotDecidable": "yellow"}[payload["resultEvaluation"]]
+    if IN_REVIEW_BAND in payload["reasons"]:
+        colour = "cyan"
     score = "     –" if payload["score"] is None else f"{relative_score(payload['score']):>6}"
     view = f" view {payload['view']}" if payload["view"] else ""
-    reasons = ", ".join(payload["reasons"])
+    reasons = ", ".join(payload["reasons"]) + (f": {why}" if why else "")
     path = payload["image"]["path"]
     return f"[{colour}]{payload['resultEvaluation']:>12}[/] {score}  {path}{view}  {reasons}"

@@ -375,8 +375,9 @@ def score_of(answer: Answer, spec: ScoreSpec, mask: MaskSpec | None = None) -> S
         whole = summarise(plane, values, "peak", spec.peak_px, foreground)
         return of_fragments(whole, answer.fragments, spec.statistic)
     score = summarise(
-        plane, values, "peak" if spec.statistic == "level" else spec.statistic, spec.peak_px, foreground
-    )
+        plane, values, "peak" if spec.statistic == "level" else spec.statistic, spec.peak_px, foreground,
+        spec.top_ratio,
+    )  # fmt: skip
     if spec.statistic == "level" and math.isfinite(score.raw):
         raw = max(
             largest_level(layer, spec.min_area_px) for layer in (values[None] if layers is None else layers)
@@ -406,8 +407,9 @@ def of_objects(score: Score, plane: FloatImage, foreground: Mask, spec: ScoreSpe
         x, y, w, h = one.bbox
         inside = np.s_[y : y + h, x : x + w]
         its = summarise(
-            plane[inside], score.map[inside], spec.statistic, spec.peak_px, labels[inside] == one.label
-        )
+            plane[inside], score.map[inside], spec.statistic, spec.peak_px, labels[inside] == one.label,
+            spec.top_ratio,
+        )  # fmt: skip
         objects.append(ObjectScore(one.bbox, one.area_px, its.raw))
     raw = max((o.raw for o in objects), default=math.nan)
     return replace(score, raw=raw, objects=tuple(objects))

@@ -17,6 +17,8 @@ from edge.buffer import Buffer
 from edge.errors import CannotWriteError
 from edge.judge import spc
 from edge.judge.calibration import drift_ratio
+from edge.judge.exchangeability import log_martingale, one_a_part
+from edge.judge.judgement import IN_REVIEW_BAND
 from edge.judge.parts import ViewResult, is_complete, judge_part, starts_new_round, worse
 from edge.publish.payload import encode, frame_payload, part_payload
 from edge.record import evidence
@@ -65,7 +67,7 @@ class RecordMeter(Protocol):
 
     def evidence_skipped_for(self, reason: str) -> None: ...
 
-    def drifted(self, recipe: str, view: str, ratio: float) -> None: ...
+    def drifted(self, recipe: str, view: str, ratio: float, martingale: float) -> None: ...
 
 
 class RecordStage:
@@ -93,7 +95,7 @@ class RecordStage:
         self._taken: list[Judged] = []  # not yet drafted: the disk did not answer
         self._held: list[Draft] = []  # made, but not yet written: the disk refused
         self._expire_at_s = float("-inf")
-        self._recent: dict[tuple[str, str], deque[float]] = {}  # last scores by recipe and view
+        self._recent: dict[tuple[str, str, str], deque[float]] = {}  # by recipe, view and calibration
         self._charts: dict[tuple[str, str, str], ChartRow | None] = {}  # by recipe, view and calibration
 
     def step(self, wait_s: float = 0.2, beat: Beat = no_beat) -> bool:
@@ -194,11 +196,13 @@ class RecordStage:
         )
 
     def _save_evidence(self, file: Judged, result: FrameResult, result_id: str, created: float) -> str | None:
-        """Pictures for everything that is not OK and for a fixed share of OK frames, chosen by content."""
+        """Pictures for everything that is not OK or for review, and for a fixed share of OK frames, chosen by
+        content."""
         if result.frame is None:
             return None
         share = zlib.crc32(result.image.sha256.encode()) / 2**32
-        if result.judgement.evaluation == "OK" and share >= self._evidence.keep_ok_ratio:
+        usual = result.judgement.evaluation == "OK" and IN_REVIEW_BAND not in result.judgement.reasons
+        if usual and share >= self._evidence.keep_ok_ratio:
             return None
         try:
             classes = file.route.inspector.bundle.manifest.classes
@@ -324,9 +328,13 @@ class RecordStage:
     def _watch_drift(self, file: Judged, verdict: Verdict) -> None:
         score, calibration = verdict.payload["score"], file.route.inspector.calibration
         limits = calibration.of(verdict.identity.view) if calibration else None
-        if score is None or limits is None or not limits.scores:
+        if score is None or calibration is None or limits is None or not limits.scores:
             return
         view = verdict.identity.view or ""
-        recent = self._recent.setdefault((verdict.recipe, view), deque(maxlen=DRIFT_FRAMES))
+        key = verdict.recipe, view, calibration.digest
+        recent = self._recent.setdefault(key, deque(maxlen=DRIFT_FRAMES))
         recent.append(score)
-        self._meter.drifted(verdict.recipe, view, drift_ratio(recent, limits))
+        usual = [raw / limits.threshold for raw in one_a_part(limits.scores, limits.parts)]
+        self._meter.drifted(
+            verdict.recipe, view, drift_ratio(recent, limits), log_martingale(tuple(recent), usual)
+        )

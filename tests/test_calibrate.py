@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from edge.artifacts import sha256_of
-from edge.calibrate import Calibrated, calibrate_recipe, check_rule, learned_id
+from edge.calibrate import Calibrated, Fold, calibrate_crossed, calibrate_recipe, check_rule, learned_id
 from edge.dataset import read_folder
 from edge.decode import Limits
 from edge.errors import DataError, UsageError
@@ -145,6 +145,10 @@ def test_median_of_maxima_groups_by_batch_where_names_have_one(tmp_path: Path) -
         ({"threshold": "mad", "quantile": 0.9}, "--quantile 0.9: only with --threshold quantile"),
         ({"threshold": "max", "view_cycle": 24.0}, "--view-cycle 24: only with --unseen-views adaptive"),
         ({"threshold": "max", "view_cycle": -1.0, "unseen_views": "adaptive"}, "not above 0"),
+        (
+            {"threshold": "max", "false_reject": 0.05, "review_band": 0.05},
+            "--review-band 0.05: not above --false-reject 0.05",
+        ),
     ],
 )
 def test_options_that_would_say_nothing_are_refused(given: dict[str, Any], says: str) -> None:
@@ -161,3 +165,87 @@ def test_a_good_frame_in_which_nothing_is_found_is_left_out_by_name(tmp_path: Pa
     result = run(tmp_path, engine.model_copy(update={"manifest": manifest}))
     assert [(bad.path, bad.reason) for bad in result.unreadable] == [("flat_1.png", "score_not_finite")]
     assert len(result.frames) == 12
+
+
+def test_a_rate_per_part_is_kept_with_the_parts_of_the_names(tmp_path: Path) -> None:
+    for view in ("1", "3"):
+        textures(tmp_path / "frames", 12, view)
+    textures(tmp_path / "frames", 1, "3", first=50)  # a part with one view only
+    engine = bundle(tmp_path)
+    result = run(tmp_path, engine, false_reject=0.1, false_reject_part=0.1, review_band=0.3)
+    part = load_calibration(tmp_path / "r.json", engine.digest).part
+    assert part is not None
+    assert (part.parts, part.incomplete, part.bound) == (12, 1, pytest.approx(1 - 12 / 13))
+    assert result.shortfalls() == []
+    assert all(limits.review_threshold is not None for limits in result.calibration.views.values())
+
+
+def test_a_new_calibration_says_what_it_changes(tmp_path: Path) -> None:
+    engine = bundle(tmp_path)
+    textures(tmp_path / "frames", 9, "1")
+    assert run(tmp_path, engine).changes() == []
+    textures(tmp_path / "frames", 12, "1", first=100)
+    textures(tmp_path / "frames", 12, "3", first=100)
+    one, three = run(tmp_path, engine).changes()
+    assert one.startswith("view 1: threshold ")
+    assert " → " in one
+    assert "from 9 → 21 calibration frames, bound 10.0% → 9.1%" in one
+    assert three.startswith("view 3: threshold ")
+    assert three.endswith("it had none")
+
+
+def test_an_engine_that_was_learned_anew_is_compared_with_nothing(tmp_path: Path) -> None:
+    textures(tmp_path / "frames", 9, "1")
+    run(tmp_path, bundle(tmp_path))
+    assert run(tmp_path, bundle(tmp_path, ("0" * 16,))).changes() == []
+
+
+def folds_of(folder: Path, count: int, engine: Bundle) -> list[Fold]:
+    samples = read_folder(folder / "frames", compile_naming("{part}_{view}")).samples
+    parts = sorted({str(sample.part) for sample in samples})
+    return [
+        Fold([s for s in samples if parts.index(str(s.part)) % count == fold], engine, Blur())
+        for fold in range(count)
+    ]
+
+
+def crossed(folder: Path, folds: list[Fold], engine: Bundle, **how: Any) -> Calibrated:
+    return calibrate_crossed(
+        folds, engine, folder / "r.json",
+        recipe="r", false_reject=0.1, too_few="pool", limits=Limits(10_000_000, 8), **how,
+    )  # fmt: skip
+
+
+def test_each_fold_is_scored_by_its_own_network_and_nothing_is_said_to_be_proved(tmp_path: Path) -> None:
+    textures(tmp_path / "frames", 12)
+    engine, at = bundle(tmp_path), []
+    result = crossed(
+        tmp_path, folds_of(tmp_path, 3, engine), engine, on_frame=lambda n, of: at.append((n, of))
+    )
+    assert [entry.good.fold for entry in result.frames] == [0] * 4 + [1] * 4 + [2] * 4
+    assert at == [(n, 12) for n in range(12)]
+    assert load_calibration(tmp_path / "r.json", engine.digest).procedure == "cross"
+    (sentence,) = result.shortfalls()
+    assert "12 calibration frames, each scored by a network that had not learned from it" in sentence
+    assert "nothing is proved (were the 3 networks to judge together: " in sentence
+
+
+def test_a_part_in_two_folds_is_refused(tmp_path: Path) -> None:
+    textures(tmp_path / "frames", 4)
+    engine = bundle(tmp_path)
+    first, second = folds_of(tmp_path, 2, engine)
+    torn = Fold([*second.samples, first.samples[0]], engine, Blur())
+    with pytest.raises(UsageError, match="part p0 is in folds 0 and 1"):
+        crossed(tmp_path, [first, torn], engine)
+    with pytest.raises(UsageError, match="a single fold"):
+        crossed(tmp_path, [first], engine)
+
+
+def test_a_fold_that_scores_otherwise_is_refused(tmp_path: Path) -> None:
+    textures(tmp_path / "frames", 4)
+    engine = bundle(tmp_path)
+    first, second = folds_of(tmp_path, 2, engine)
+    other = engine.manifest.model_copy(update={"score": ScoreSpec(map="l2", peak_px=16)})
+    odd = Fold(second.samples, engine.model_copy(update={"manifest": other}), Blur())
+    with pytest.raises(DataError, match="fold 1 preprocesses or scores otherwise"):
+        crossed(tmp_path, [first, odd], engine)

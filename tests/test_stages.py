@@ -15,6 +15,7 @@ from edge.decode import Limits
 from edge.errors import CannotWriteError, DataError, EdgeError, IncompleteError, UnavailableError
 from edge.intake.backlog import Backlog
 from edge.intake.naming import compile_naming
+from edge.judge.exchangeability import log_martingale
 from edge.pipeline import Inspector, PrepareJob, prepare_file
 from edge.record.store import Store
 from edge.recording import EvidenceRule, PartRule, RecordStage
@@ -63,8 +64,8 @@ class Meter:
     def evidence_skipped_for(self, reason: str) -> None:
         self.skipped += 1
 
-    def drifted(self, recipe: str, view: str, ratio: float) -> None:
-        self.drift = ratio
+    def drifted(self, recipe: str, view: str, ratio: float, martingale: float) -> None:
+        self.drift, self.martingale = ratio, martingale
 
 
 class Returned:
@@ -336,6 +337,28 @@ def test_drift_is_the_median_of_recent_scores_over_the_calibrations(rig: Rig) ->
     verdict = rig.run()[0]
     usual = np.median(np.linspace(0.1, 0.2, 20)) / 0.2
     assert rig.meter.drift == pytest.approx(verdict["score"] / usual, rel=1e-4)
+
+
+def test_drifting_scores_are_bet_against_and_a_restart_knows_as_much(rig: Rig) -> None:
+    rig.add("P1_1.png")
+    verdict = rig.run()[0]
+    usual = [score / 0.2 for score in np.linspace(0.1, 0.2, 20)]
+    assert rig.meter.martingale == pytest.approx(log_martingale([verdict["score"]], usual), abs=1e-6)
+
+
+def test_a_frame_for_review_leaves_pictures_and_says_so(rig: Rig) -> None:
+    route = rig.inspect._routes["s"]
+    calibration = route.inspector.calibration
+    assert calibration is not None
+    views = {
+        view: limits.model_copy(update={"review_threshold": 1e-6})
+        for view, limits in calibration.views.items()
+    }
+    route.inspector.calibration = calibration.model_copy(update={"views": views})
+    rig.add("P1_1.png")
+    verdict = rig.run()[0]
+    assert (verdict["resultEvaluation"], verdict["reasons"]) == ("OK", ["in_review_band"])
+    assert (rig.folder / "evidence" / verdict["evidence"] / "overlay.jpg").is_file()
 
 
 @pytest.mark.parametrize("bad_first", [True, False])

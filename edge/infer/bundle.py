@@ -31,7 +31,7 @@ EXPLAIN_MODEL = "explain.onnx"  # activations and gradients of a classifier, for
 GOLDEN_TOLERANCE = {"fp32": 1e-3, "bf16": 0.1, "fp16": 0.03, "int8": 0.2}
 
 
-FRAME_STATISTICS = ("peak", "mean", "max", "std", "rmse", "area", "level")
+FRAME_STATISTICS = ("peak", "top", "mean", "max", "std", "rmse", "area", "level")
 
 
 class ScoreSpec(BaseModel):
@@ -42,9 +42,10 @@ class ScoreSpec(BaseModel):
     map: Literal["l2", "l1", "ssim", "msgms", "probability"] = "ssim"
     smooth_px: float = Field(0.0, ge=0)  # standard deviation of a Gaussian over the map
     statistic: Literal[
-        "peak", "mean", "max", "std", "rmse", "area", "level", "sum", "min", "mse", "absmax"
+        "peak", "top", "mean", "max", "std", "rmse", "area", "level", "sum", "min", "mse", "absmax"
     ] = "peak"
     peak_px: int = Field(16, ge=1)  # peak: the largest mean over a window of this side
+    top_ratio: float = Field(0.01, gt=0, le=1)  # top: the mean of this share of the pixels, the highest
     min_area_px: int = Field(0, ge=0)  # of the plane: level: the highest that a region so large reaches
     # what has a score: the frame, each object of its foreground (the frame has the worst), or each fragment
     of: Literal["frame", "object", "fragment"] = "frame"

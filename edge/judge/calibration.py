@@ -14,11 +14,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from edge.artifacts import read_signed_json, write_signed_json
 from edge.errors import BundleError, DataError
+from edge.judge.cross import align
+from edge.judge.part_promise import PartPromise, promise_parts
+from edge.judge.ranges import brightness, contrast, extent, foreground, hull, known_hull
 from edge.judge.thresholds import (
     Threshold,
     ThresholdMethod,
     ThresholdRule,
     conformal_threshold,
+    counts_parts,
     frames_needed_by,
     threshold,
 )
@@ -27,13 +31,15 @@ from edge.types import DEFAULT_VIEW
 
 TooFew = Literal["refuse", "pool", "bound"]
 UnseenViews = Literal["refuse", "adaptive"]
-Basis = Literal["view", "pool", "maximum", "adaptive", "recall", "f1", "pixels"]
+Basis = Literal["view", "pool", "maximum", "part", "adaptive", "recall", "f1", "pixels"]
+# split: scores by the recipe's own network, of frames it never saw; cross: each by another network, that has
+# not learned from the frame (`edge.judge.cross`)
+Procedure = Literal["split", "cross"]
 
 # Where a threshold has to be the largest of too few scores, it is set this far above it: the largest of n
 # scores is exceeded by the next good frame with probability 1/(n+1), which for small n is far too often.
 SMALL_SAMPLE_FACTOR = 1.25
-
-SIZE_FACTOR = 1.5
+SMALL_SAMPLE_ODDS = 2.0  # of probabilities, whose odds are raised instead: 1.25 × 0.9 would be none any more
 
 
 class ViewCalibration(BaseModel):
@@ -54,6 +60,13 @@ class ViewCalibration(BaseModel):
     height_px: tuple[float, float] | None = None  # of the plane, widened likewise; None: not looked at
     width_px: tuple[float, float] | None = None
     foreground_ratio: tuple[float, float] | None = None  # share of the plane, widened; None: not looked at
+    parts: tuple[int, ...] | None = None  # whose each score is, by number; None: each of another part
+    review_threshold: float | None = None  # above it a frame that is OK is for review; None: no band
+
+    @property
+    def parts_count(self) -> int:
+        """How many parts the scores are of."""
+        return len(self.scores) if self.parts is None else len(set(self.parts))
 
 
 class Recall(BaseModel):
@@ -85,6 +98,11 @@ class Calibration(BaseModel):
     global_threshold: float  # one threshold over all views' raw scores, kept for comparison only
     adaptive: AdaptiveModel | None = None  # thresholds of views never seen, where that was asked for
     recall: Recall | None = None  # of supervised recipes, where one was demanded
+    part: PartPromise | None = None  # what is promised of whole parts, where that was demanded
+    review_rate: float | None = None  # share of good frames above the review thresholds, and below the others
+    procedure: Procedure = "split"
+    folds: int | None = None  # of procedure cross: the networks that scored the frames
+    folds_aligned: bool = False  # whether their scores were brought to one scale
     digest: str = ""
 
     def of(self, view: str | None) -> ViewCalibration | None:
@@ -109,11 +127,11 @@ class Calibration(BaseModel):
             method=seen[0].method,
             false_reject_bound=1.0,
             scores=(),
-            plane_mean=_hull([limits.plane_mean for limits in seen]),
-            plane_std=_hull([limits.plane_std for limits in seen]),
-            height_px=_known_hull([limits.height_px for limits in seen]),
-            width_px=_known_hull([limits.width_px for limits in seen]),
-            foreground_ratio=_known_hull([limits.foreground_ratio for limits in seen]),
+            plane_mean=hull([limits.plane_mean for limits in seen]),
+            plane_std=hull([limits.plane_std for limits in seen]),
+            height_px=known_hull([limits.height_px for limits in seen]),
+            width_px=known_hull([limits.width_px for limits in seen]),
+            foreground_ratio=known_hull([limits.foreground_ratio for limits in seen]),
         )
 
 
@@ -130,6 +148,8 @@ class GoodFrame:
     width_px: int
     foreground_ratio: float = 1.0  # share of the plane that is foreground
     group: str | None = None  # its batch or part, where known
+    part: str | None = None  # what it is not independent of; None: it stands alone
+    fold: int | None = None  # whose network scored it, where that is not the recipe's own
 
 
 def calibrate(
@@ -145,14 +165,21 @@ def calibrate(
     quantile: float | None = None,
     unseen_views: UnseenViews = "refuse",
     view_cycle: float | None = None,
+    false_reject_part: float | None = None,
+    review_band: float | None = None,
+    bounded: bool = False,
     now: datetime | None = None,
 ) -> Calibration:
     """Thresholds per view from good frames that were not learned from.
 
-    `method`, `k` and `quantile` are those of `ThresholdRule`; `view_cycle` that of `fit_adaptive`.
+    `method`, `k` and `quantile` are those of `ThresholdRule`; `view_cycle` that of `fit_adaptive`;
+    `false_reject_part` the rate of `promise_parts`, whose thresholds then hold (but never below those of
+    `false_reject` where that is the smaller rate); `review_band` a larger rate than `false_reject`, whose
+    thresholds begin the band; `bounded` scores are probabilities. Frames with a fold are calibrated by `edge.judge.cross`.
 
     Raises:
-        DataError: no frames, scores that are not finite, (`too_few="refuse"`) too few frames for a view, or
+        DataError: no frames, scores that are not finite, (`too_few="refuse"`) too few frames for a view, no
+            part with all views though a rate per part is demanded, frames with a fold and others, or
             (`unseen_views="adaptive"`) too few views.
     """
     rule = ThresholdRule(method, false_reject, k, quantile)
@@ -162,16 +189,28 @@ def calibrate(
         )
     if not all(math.isfinite(frame.raw) and frame.raw >= 0 for frame in good):
         raise DataError("a good frame has a score that is not finite", reason="score_not_finite")
+    good, folds, aligned = _one_scale(good)
     by_view: dict[str, list[GoodFrame]] = {}
     for frame in good:
         by_view.setdefault(frame.view, []).append(frame)
-    check_enough({view: len(frames) for view, frames in by_view.items()}, false_reject, too_few, rule)
+    counts = {view: _counted(frames, rule) for view, frames in by_view.items()}
+    check_enough(counts, false_reject, too_few, rule)
     medians = {view: _centre([f.raw for f in frames]) for view, frames in by_view.items()}
     pool = [replace(frame, raw=frame.raw / medians[frame.view]) for frame in good]
     views = {
-        view: _calibrate_view(frames, medians[view], pool, rule, too_few)
+        view: _calibrate_view(frames, medians[view], pool, rule, too_few, bounded)
         for view, frames in sorted(by_view.items())
     }
+    part = None
+    if false_reject_part is not None:
+        highest = _highest_of_parts(good)
+        part = promise_parts(highest, list(views), false_reject_part, refuse=too_few == "refuse")
+        views = {view: _held_to_part(view, limits, part, rule) for view, limits in views.items()}
+    if review_band is not None:
+        views = {view: _with_review(limits, by_view[view], review_band) for view, limits in views.items()}
+    if folds is not None:
+        views = {view: limits.model_copy(update=_unproved(limits)) for view, limits in views.items()}
+        part = part and part.model_copy(update={"bound": 1.0, "estimate": _estimate_of(part)})
     raw = [frame.raw for frame in good]
     return Calibration(
         recipe=recipe,
@@ -180,8 +219,13 @@ def calibrate(
         statistic=statistic,
         false_reject=false_reject,
         views=views,
-        global_threshold=_positive(conformal_threshold(raw, false_reject) or max(raw) * SMALL_SAMPLE_FACTOR),
+        global_threshold=_positive(conformal_threshold(raw, false_reject) or _beyond(raw, bounded)),
         adaptive=_adaptive(by_view, views, view_cycle) if unseen_views == "adaptive" else None,
+        part=part,
+        review_rate=review_band,
+        procedure="split" if folds is None else "cross",
+        folds=folds,
+        folds_aligned=aligned,
     )
 
 
@@ -203,7 +247,8 @@ def check_enough(
             f"a threshold{by} that rejects at most {rule.estimate:.1%} of good frames needs {needed} good "
             f"calibration frames per view; there are {listed}",
             hint="give more good frames, allow a higher --false-reject, or let views share their scores "
-            "with --too-few pool (or take what can be had with --too-few bound)",
+            "with --too-few pool (or take what can be had with --too-few bound)"
+            + ("; frames of one part count once" if counts_parts(rule) else ""),
             reason="too_few_frames",
         )
 
@@ -214,15 +259,20 @@ def _calibrate_view(
     pool: Sequence[GoodFrame],
     rule: ThresholdRule,
     too_few: TooFew,
+    bounded: bool,
 ) -> ViewCalibration:
     scores = [frame.raw for frame in frames]
-    groups = [frame.group for frame in frames]
+    groups, parts = [frame.group for frame in frames], [frame.part for frame in frames]
+    alone = 1 / (len(_numbers(parts)) + 1)  # what the largest score bounds
     basis: Basis = "view"
-    found = threshold(scores, rule, groups)
+    found = threshold(scores, rule, groups, parts)
     if found is None and too_few == "pool":
-        pooled = threshold([frame.raw for frame in pool], rule, [frame.group for frame in pool])
+        pooled = threshold([f.raw for f in pool], rule, [f.group for f in pool], [_cell(f) for f in pool])
         if pooled is not None:
-            basis, found = "pool", replace(pooled, value=max(pooled.value * median, max(scores)))
+            value = max(pooled.value * median, max(scores))
+            value = _beyond(scores, bounded) if bounded and value >= 1 > max(scores) else value
+            hoped = pooled.bound if pooled.estimate is None else pooled.estimate
+            basis, found = "pool", Threshold(value, alone, hoped)
     if found is None and too_few == "refuse":
         raise DataError(
             f"view {frames[0].view}: too many equal scores for a threshold by {rule.method}",
@@ -230,23 +280,130 @@ def _calibrate_view(
             reason="scores_equal",
         )
     if found is None:
-        basis, found = "maximum", Threshold(max(scores) * SMALL_SAMPLE_FACTOR, 1 / (len(scores) + 1))
+        basis, found = "maximum", Threshold(_beyond(scores, bounded), alone)
     maxima = [frame.map_max for frame in frames]
-    pixel = threshold(maxima, rule, groups)
+    pixel = threshold(maxima, rule, groups, parts)
     return ViewCalibration(
         threshold=_positive(found.value),
-        pixel_threshold=_positive(pixel.value if pixel else max(maxima) * SMALL_SAMPLE_FACTOR),
+        pixel_threshold=_positive(pixel.value if pixel else _beyond(maxima, bounded)),
         basis=basis,
         method=rule.method,
         false_reject_bound=found.bound,
         false_reject_estimate=found.estimate,
         scores=tuple(scores),
-        plane_mean=_brightness([frame.plane_mean for frame in frames]),
-        plane_std=_contrast([frame.plane_std for frame in frames]),
-        height_px=_extent([frame.height_px for frame in frames]),
-        width_px=_extent([frame.width_px for frame in frames]),
-        foreground_ratio=_foreground([frame.foreground_ratio for frame in frames]),
+        plane_mean=brightness([frame.plane_mean for frame in frames]),
+        plane_std=contrast([frame.plane_std for frame in frames]),
+        height_px=extent([frame.height_px for frame in frames]),
+        width_px=extent([frame.width_px for frame in frames]),
+        foreground_ratio=foreground([frame.foreground_ratio for frame in frames]),
+        parts=_owners(parts),
     )
+
+
+def _one_scale(good: Sequence[GoodFrame]) -> tuple[Sequence[GoodFrame], int | None, bool]:
+    """Frames scored by the networks of folds on one scale, how many networks, and whether that took a change.
+
+    Raises:
+        DataError: only some frames have a fold.
+    """
+    folds = [frame.fold for frame in good if frame.fold is not None]
+    if not folds:
+        return good, None, False
+    if len(folds) < len(good):
+        raise DataError(
+            f"{len(good) - len(folds)} of {len(good)} frames have no fold",
+            hint="score all frames by the networks of folds, or none",
+        )
+    parts = [frame.part or f"frame {number}" for number, frame in enumerate(good)]
+    found = align([f.raw for f in good], [f.view for f in good], folds, parts)
+    scaled = [
+        replace(frame, raw=frame.raw * found.factors[fold], map_max=frame.map_max * found.factors[fold])
+        for frame, fold in zip(good, folds, strict=True)
+    ]
+    return scaled, len(found.factors), found.changed
+
+
+def _counted(frames: Sequence[GoodFrame], rule: ThresholdRule) -> int:
+    """What the rule needs enough of: parts, or frames."""
+    return len(_numbers([frame.part for frame in frames])) if counts_parts(rule) else len(frames)
+
+
+def _numbers(parts: Sequence[str | None]) -> dict[str | int, int]:
+    """Parts by name, numbered in their order; a frame without one is a part of its own."""
+    names = dict.fromkeys(at if part is None else part for at, part in enumerate(parts))
+    return {name: number for number, name in enumerate(names)}
+
+
+def _owners(parts: Sequence[str | None]) -> tuple[int, ...] | None:
+    """The number of each frame's part; None where no part has two frames."""
+    numbers = _numbers(parts)
+    if len(numbers) == len(parts):
+        return None
+    return tuple(numbers[at if part is None else part] for at, part in enumerate(parts))
+
+
+def _cell(frame: GoodFrame) -> str | None:
+    """A part in a view: what counts as one where views are pooled."""
+    return None if frame.part is None else f"{frame.view}\n{frame.part}"
+
+
+def _highest_of_parts(good: Sequence[GoodFrame]) -> dict[str, dict[str, float]]:
+    """part → view → the highest raw score of its frames; frames without a part are parts of one view."""
+    parts: dict[str, dict[str, float]] = {}
+    for number, frame in enumerate(good):
+        views = parts.setdefault(f"\n{number}" if frame.part is None else frame.part, {})
+        views[frame.view] = max(frame.raw, views.get(frame.view, 0.0))
+    return parts
+
+
+def _held_to_part(
+    view: str, limits: ViewCalibration, part: PartPromise, rule: ThresholdRule
+) -> ViewCalibration:
+    """A view's threshold by the promise of whole parts: who rejects no part rejects none of its frames."""
+    value, bound = part.threshold(view), part.bound
+    if part.demanded > rule.false_reject:  # then a frame is promised more than a part is
+        if value < limits.threshold:
+            return limits
+        bound = min(bound, limits.false_reject_bound)
+    return limits.model_copy(
+        update={
+            "threshold": _positive(value),
+            "basis": "part",
+            "false_reject_bound": bound,
+            "false_reject_estimate": part.estimate,
+        }
+    )
+
+
+def _with_review(limits: ViewCalibration, frames: Sequence[GoodFrame], rate: float) -> ViewCalibration:
+    """The band below the threshold; none where the frames are too few for its rate."""
+    found = threshold(
+        [f.raw for f in frames], ThresholdRule("conformal", rate), parts=[f.part for f in frames]
+    )
+    if found is None or not 0 < found.value < limits.threshold:
+        return limits
+    return limits.model_copy(update={"review_threshold": found.value})
+
+
+def _unproved(limits: ViewCalibration) -> dict[str, float]:
+    """What is left of a promise where the scores are not the recipe's own network's."""
+    estimate = limits.false_reject_estimate
+    if estimate is None:
+        estimate = limits.false_reject_bound
+    return {"false_reject_bound": 1.0, "false_reject_estimate": estimate}
+
+
+def _estimate_of(part: PartPromise) -> float:
+    return part.bound if part.estimate is None else part.estimate
+
+
+def _beyond(scores: Sequence[float], bounded: bool) -> float:
+    """What lies above the highest of too few scores; of probabilities another probability."""
+    highest = max(scores)
+    if not bounded:
+        return highest * SMALL_SAMPLE_FACTOR
+    odds = SMALL_SAMPLE_ODDS * highest / max(1 - highest, 1e-9)
+    return min(odds / (1 + odds), 1 - 1e-6)
 
 
 def _adaptive(
@@ -265,39 +422,6 @@ def _centre(scores: Sequence[float]) -> float:
 
 def _positive(value: float) -> float:
     return max(value, 1e-12)
-
-
-def _brightness(means: Sequence[float]) -> tuple[float, float]:
-    """Where a plane's mean may lie: the range of good frames, widened by at least a tenth of the scale."""
-    low, high = min(means), max(means)
-    margin = max(0.1, (high - low) / 2, (high + low) / 8)
-    return max(0.0, low - margin), min(1.0, high + margin)
-
-
-def _contrast(stds: Sequence[float]) -> tuple[float, float]:
-    """Where a plane's standard deviation may lie: half the smallest to twice the largest of good ones."""
-    return min(stds) / 2, max(stds) * 2
-
-
-def _extent(sides_px: Sequence[int]) -> tuple[float, float]:
-    """What a plane's side may measure: half as much again beyond good frames, either way."""
-    return min(sides_px) / SIZE_FACTOR, max(sides_px) * SIZE_FACTOR
-
-
-def _foreground(ratios: Sequence[float]) -> tuple[float, float]:
-    """Which share of a plane may be foreground: the range of good frames, widened by a quarter at least."""
-    low, high = min(ratios), max(ratios)
-    half = (high - low) / 2
-    return max(0.0, low - max(half, low / 4)), min(1.0, high + max(half, high / 4))
-
-
-def _hull(ranges: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    return min(low for low, _ in ranges), max(high for _, high in ranges)
-
-
-def _known_hull(ranges: Sequence[tuple[float, float] | None]) -> tuple[float, float] | None:
-    known = [limits for limits in ranges if limits is not None]
-    return _hull(known) if known else None
 
 
 def drift_ratio(recent: Iterable[float], limits: ViewCalibration) -> float:

@@ -27,6 +27,7 @@ from edge.types import (
 
 FLAT = 1e-3  # relative: what varies less shows no place
 ESTIMATED = "threshold_estimated"  # the view was never calibrated: its threshold comes from its neighbours
+IN_REVIEW_BAND = "in_review_band"  # OK, but only few good frames of calibration scored as high
 
 
 def judge(
@@ -39,6 +40,7 @@ def judge(
 ) -> Judgement:
     """OK only for a finite score at most the view's threshold on a frame that looks as good frames do.
 
+    What is OK, but above the view's review threshold, has the reason `in_review_band`.
     Defects, objects and areas come back in the frame's own pixels: `placement` says where the plane lies in
     it (None: they are the same). `classes` names the channels of a segmenter's answer, whose regions below
     `min_area_px` pixels of the plane are specks.
@@ -65,7 +67,11 @@ def judge(
     }
     if normalised > 1.0:
         return Judgement("NotOK", ("score_above_threshold", *flags), defects=found.defects(), **common)
-    return Judgement("NotDecidable" if unlike else "OK", (*unlike, *flags), **common)
+    if unlike:
+        return Judgement("NotDecidable", (*unlike, *flags), **common)
+    review = limits.review_threshold
+    band = (IN_REVIEW_BAND,) if review is not None and score.raw > review else ()
+    return Judgement("OK", (*band, *flags), **common)
 
 
 @dataclass(frozen=True, slots=True)

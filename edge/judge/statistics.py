@@ -111,11 +111,17 @@ def _gradient(values: FloatImage) -> FloatImage:
 
 
 def summarise(
-    plane: FloatImage, values: FloatImage, statistic: str, peak_px: int, foreground: Mask | None = None
+    plane: FloatImage,
+    values: FloatImage,
+    statistic: str,
+    peak_px: int,
+    foreground: Mask | None = None,
+    top_ratio: float = 0.01,
 ) -> Score:
     """The score of a frame and its companions from a map (h, w), all of them over the foreground's pixels.
 
     `peak` is the largest mean over a peak_px square: one noisy pixel does not reject, a small defect does.
+    `top` is the mean of the highest `top_ratio` of the pixels: what is wrong here and there adds up.
     `area` is the share of pixels at or above 0.5, for probabilities. `sum` grows with the parts in sight and
     is kept to be looked at only: divided by the foreground's area it is `mean`, which does not.
 
@@ -136,6 +142,7 @@ def summarise(
             "sum": mean * inside.size,
             "area": float((inside >= PROBABLE).mean()) if np.isfinite(mean) else float("nan"),
             "peak": highest,
+            "top": top(inside, top_ratio),
         }
     return Score(
         raw=statistics[statistic],
@@ -146,6 +153,14 @@ def summarise(
         plane_std=float(seen.std()),
         foreground_px=values.size if foreground is None else int(np.count_nonzero(foreground)),
     )
+
+
+def top(values: FloatImage, ratio: float) -> float:
+    """Mean of the highest `ratio` of the values, of one at least; NaN where one is."""
+    flat = values.ravel()
+    count = max(1, round(ratio * flat.size))
+    highest = float(np.partition(flat, flat.size - count)[flat.size - count :].mean(dtype=np.float64))
+    return highest if np.isfinite(flat).all() else float("nan")
 
 
 def peak(values: FloatImage, side_px: int, foreground: Mask | None = None) -> tuple[float, Box]:

@@ -4,11 +4,17 @@ Two figures say how good a threshold is. The `bound` holds for any distribution,
 is exchangeable with those of calibration: a threshold that cannot be below the k-th smallest of n scores is
 exceeded by the next one with probability at most 1 − k/(n+1) (Vovk et al., Algorithmic Learning in a Random
 World, 2005). The `estimate` is what a rule aims at; it holds only as far as the rule's own assumption does.
+
+What is exchangeable is the part: several frames of one part are alike, and say less than as many parts do. So
+each part weighs one, whatever the number of its frames, and n counts parts: hierarchical conformal prediction
+(Dunn, Wasserman & Ramdas, JASA 2023; Lee, Barber & Willett, "Distribution-free inference with hierarchical
+data", 2023). With one frame a part this is split-conformal.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -66,30 +72,56 @@ ASSUMPTIONS: Mapping[ThresholdMethod, str] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class _Good:
+    """What a threshold is drawn from."""
+
+    scores: NDArray[np.float64]  # (n,)
+    weights: NDArray[np.float64]  # (n,) one over the number of frames of the score's part
+    groups: Sequence[str | None] | None
+
+    @property
+    def parts(self) -> int:
+        return round(float(self.weights.sum()))
+
+
 class _Method(Protocol):
-    def __call__(
-        self, scores: NDArray[np.float64], rule: ThresholdRule, groups: Sequence[str | None] | None
-    ) -> Threshold | None: ...
+    def __call__(self, good: _Good, rule: ThresholdRule) -> Threshold | None: ...
 
 
 def threshold(
-    scores: Sequence[float], rule: ThresholdRule, groups: Sequence[str | None] | None = None
+    scores: Sequence[float],
+    rule: ThresholdRule,
+    groups: Sequence[str | None] | None = None,
+    parts: Sequence[str | None] | None = None,
 ) -> Threshold | None:
     """The threshold of good scores, or None where they are too few, or too equal, for the rule.
 
-    `groups` names the batch or part of each score, where known; only median-max looks at it.
+    `groups` names the batch or part of each score, where known; only median-max looks at it. `parts` names
+    the part of each score, for all rules: the frames of one part count as one. Without a name a frame is a
+    part of its own.
     """
-    if not scores:
+    if not len(scores):
         return None
-    return _METHODS[rule.method](np.asarray(scores, np.float64), rule, groups)
+    return _METHODS[rule.method](_Good(np.asarray(scores, np.float64), _weights(scores, parts), groups), rule)
 
 
 def frames_needed(false_reject: float) -> int:
-    """How many calibration frames a split-conformal threshold for this false-reject rate needs.
+    """How many calibration frames, each of another part, a conformal threshold for this rate needs.
 
     With n exchangeable scores the k-th smallest bounds the rate by 1 − k/(n+1); k ≤ n needs n ≥ 1/rate − 1.
     """
     return math.ceil(1 / false_reject - 1 - ALMOST)
+
+
+def conformal_rank(n: int, false_reject: float) -> int:
+    """The smallest k for which 1 − k/(n+1) is at most the rate; above n where n is too few."""
+    return math.ceil((n + 1) * (1 - false_reject) - ALMOST)
+
+
+def counts_parts(rule: ThresholdRule) -> bool:
+    """Whether `frames_needed_by` counts parts; the other rules are shaped by frames."""
+    return rule.method in ("conformal", "max")
 
 
 def frames_needed_by(rule: ThresholdRule) -> int:
@@ -140,33 +172,41 @@ def gpd_fit(excesses: NDArray[np.float64]) -> tuple[float, float] | None:
     return max(shape, -scale / float(ordered[-1])), scale
 
 
-def _conformal(
-    scores: NDArray[np.float64], rule: ThresholdRule, groups: Sequence[str | None] | None
-) -> Threshold | None:
-    """Split-conformal: the smallest order statistic whose bound is the wanted rate."""
-    n = len(scores)
-    rank = math.ceil((n + 1) * (1 - rule.false_reject) - ALMOST)
-    return Threshold(float(np.sort(scores)[rank - 1]), _bound(rank, n)) if rank <= n else None
+def _weights(scores: Sequence[float], parts: Sequence[str | None] | None) -> NDArray[np.float64]:
+    """(n,) one over the number of frames that the part of each score has."""
+    if parts is None:
+        return np.ones(len(scores))
+    frames = Counter(part for part in parts if part is not None)
+    return np.array([1.0 if part is None else 1 / frames[part] for part in parts])
 
 
-def _max(
-    scores: NDArray[np.float64], rule: ThresholdRule, groups: Sequence[str | None] | None
-) -> Threshold | None:
+def _conformal(good: _Good, rule: ThresholdRule) -> Threshold | None:
+    """Conformal: the smallest score that parts of a total weight of (parts + 1)(1 − rate) do not exceed."""
+    wanted = (good.parts + 1) * (1 - rule.false_reject)
+    if (good.weights == 1).all():
+        wanted = conformal_rank(good.parts, rule.false_reject)
+    order = np.argsort(good.scores, kind="stable")
+    rank = int(np.searchsorted(np.cumsum(good.weights[order]), wanted - ALMOST))
+    if rank >= len(order):
+        return None
+    return Threshold(float(good.scores[order[rank]]), 1 - wanted / (good.parts + 1))
+
+
+def _max(good: _Good, rule: ThresholdRule) -> Threshold | None:
     """The highest good score, as the origin had it: at most 1/(n+1) are rejected, whatever was wanted."""
-    return Threshold(float(scores.max()), _bound(len(scores), len(scores)))
+    return Threshold(float(good.scores.max()), _bound(len(good.scores), good))
 
 
-def _median_max(
-    scores: NDArray[np.float64], rule: ThresholdRule, groups: Sequence[str | None] | None
-) -> Threshold | None:
+def _median_max(good: _Good, rule: ThresholdRule) -> Threshold | None:
     """The median over groups of the highest score in each: one bad calibration frame does not move it."""
-    members = _known_groups(scores, groups) or _drawn_groups(scores, group_size(rule.false_reject))
+    scores = good.scores
+    members = _known_groups(scores, good.groups) or _drawn_groups(scores, group_size(rule.false_reject))
     if len(members) < LEAST_GROUPS:
         return None
     sizes = sorted(len(member) for member in members)
     value = float(np.median([member.max() for member in members]))
     half = sum(sizes[: (len(sizes) + 1) // 2])  # at least half of the groups lie below it altogether
-    return Threshold(value, _bound(half, len(scores)), float(1 - 2 ** (-1 / np.median(sizes))))
+    return Threshold(value, _bound(half, good), float(1 - 2 ** (-1 / np.median(sizes))))
 
 
 def _known_groups(
@@ -189,40 +229,34 @@ def _drawn_groups(scores: NDArray[np.float64], size: int) -> list[NDArray[np.flo
     return np.array_split(np.random.default_rng(0).permutation(np.sort(scores)), count)
 
 
-def _quantile(
-    scores: NDArray[np.float64], rule: ThresholdRule, groups: Sequence[str | None] | None
-) -> Threshold | None:
+def _quantile(good: _Good, rule: ThresholdRule) -> Threshold | None:
     """The quantile of the scores themselves, interpolated (Hyndman & Fan 1996, type 7)."""
-    n, level = len(scores), 1 - rule.estimate
+    scores, n, level = good.scores, len(good.scores), 1 - rule.estimate
     if n < frames_needed_by(rule):
         return None
     below = math.floor((n - 1) * level + ALMOST) + 1
-    return Threshold(float(np.quantile(scores, level)), _bound(below, n), rule.estimate)
+    return Threshold(float(np.quantile(scores, level)), _bound(below, good), rule.estimate)
 
 
-def _mad(
-    scores: NDArray[np.float64], rule: ThresholdRule, groups: Sequence[str | None] | None
-) -> Threshold | None:
+def _mad(good: _Good, rule: ThresholdRule) -> Threshold | None:
     """Median + k × 1.4826 × median absolute deviation, k standard deviations of a normal distribution."""
-    n = len(scores)
+    scores, n = good.scores, len(good.scores)
     centre = float(np.median(scores))
     deviation = MAD_TO_SIGMA * float(np.median(np.abs(scores - centre)))
     if n < LEAST_FRAMES_MAD or deviation <= 0:
         return None
     k = NormalDist().inv_cdf(1 - rule.false_reject) if rule.k is None else rule.k
-    return Threshold(centre + k * deviation, _bound((n + 1) // 2, n), rule.estimate)
+    return Threshold(centre + k * deviation, _bound((n + 1) // 2, good), rule.estimate)
 
 
-def _evt(
-    scores: NDArray[np.float64], rule: ThresholdRule, groups: Sequence[str | None] | None
-) -> Threshold | None:
+def _evt(good: _Good, rule: ThresholdRule) -> Threshold | None:
     """Peaks over threshold: a generalised Pareto tail above a high score (Pickands 1975; Coles 2001, ch. 4).
 
     The tail is the highest tenth of the scores, but at least ten and at most half of them. A level beyond the
     highest score is extrapolated, which no other rule here does: there it rejects up to three times what it
     estimates (log-normal and gamma scores, 60 to 200 frames, rates from 1/100 to 1/1000).
     """
-    n, ordered = len(scores), np.sort(scores)
+    n, ordered = len(good.scores), np.sort(good.scores)
     wanted = max(LEAST_EXCEEDANCES, math.ceil(max(TAIL_SHARE, 2 * rule.false_reject) * n - ALMOST))
     tail = min(n // 2, wanted)
     if tail < LEAST_EXCEEDANCES:
@@ -236,11 +270,16 @@ def _evt(
     if depth < 0:
         return None
     beyond = scale * (depth if abs(shape) < 1e-9 else math.expm1(shape * depth) / shape)
-    return Threshold(start + beyond, _bound(n - tail, n), rule.estimate)
+    return Threshold(start + beyond, _bound(n - tail, good), rule.estimate)
 
 
-def _bound(rank: int, n: int) -> float:
-    return 1 - rank / (n + 1)
+def _bound(rank: int, good: _Good) -> float:
+    """What a threshold not below the rank-th smallest score bounds: 1 − rank/(n+1) with one frame a part.
+
+    Otherwise the scores above it may be those that weigh most, and what is left weighs at least this.
+    """
+    above = np.sort(good.weights)[::-1][: len(good.weights) - rank]
+    return min(1.0, 1 - (good.parts - float(above.sum())) / (good.parts + 1))
 
 
 _METHODS: Mapping[ThresholdMethod, _Method] = {

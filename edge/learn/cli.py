@@ -65,13 +65,16 @@ Masks = Annotated[
 ]
 Model = Annotated[
     Literal[
-        "auto", "cae", "fragment-cae", "fragment-ae", "patch-cnn", "patch-cnn-29", "segmenter", "unet-steel",
+        "auto", "anomaly-unet", "fusion", "features-aligned", "features-memory", "features-gaussian",
+        "frequency-unet", "cae", "fragment-cae", "fragment-ae", "patch-cnn", "patch-cnn-29", "segmenter",
+        "unet-steel",
         "supervised-ae", "supervised-ae-256", "mask-unet", "mask-unet-512",
     ],
     _option(
         NETWORK,
         "--model",
-        help="From good frames: auto, cae, fragment-cae, fragment-ae. From masks of defects: patch-cnn, "
+        help="From good frames: auto, anomaly-unet, fusion, features-aligned, -memory, -gaussian, "
+        "frequency-unet, cae, fragment-cae, fragment-ae. From masks of defects: patch-cnn, "
         "segmenter. From labels: supervised-ae. From masks of the part: mask-unet. With a suffix: the "
         "published network.",
     ),
@@ -182,13 +185,13 @@ ScoreMap = Annotated[
 ]
 Statistic = Annotated[
     Literal[
-        "peak", "mean", "max", "std", "rmse", "area", "level", "sum", "min", "mse", "absmax"
+        "peak", "top", "mean", "max", "std", "rmse", "area", "level", "sum", "min", "mse", "absmax"
     ] | None,
     _option(
         SCORING,
         "--statistic",
-        help="What of the map is the frame's score: peak, mean, max, std, rmse, area, level; of fragments "
-        "sum, mse, std, min, max, absmax, mean.",
+        help="What of the map is the frame's score: peak, top, mean, max, std, rmse, area, level; of "
+        "fragments sum, mse, std, min, max, absmax, mean.",
     ),
 ]  # fmt: skip
 Smooth = Annotated[
@@ -200,10 +203,39 @@ Peak = Annotated[
 MinArea = Annotated[
     int | None, _option(SCORING, "--min-area", min=0, help="Smaller regions of a class are specks, pixels.")
 ]
+ShowAnomalies = Annotated[
+    Path | None,
+    _option(
+        NETWORK,
+        "--show-anomalies",
+        help="Write what would be learned from as a picture (or .html), and learn nothing.",
+    ),
+]
 FalseReject = Annotated[
     float,
     _option(
         THRESHOLDS, "--false-reject", min=1e-6, max=0.5, help="Share of good frames that may be rejected."
+    ),
+]
+FalseRejectPart = Annotated[
+    float | None,
+    _option(
+        THRESHOLDS,
+        "--false-reject-part",
+        min=1e-6,
+        max=0.5,
+        help="Share of good parts that may be rejected, by any of their views.",
+    ),
+]
+ReviewBand = Annotated[
+    float | None,
+    _option(
+        THRESHOLDS,
+        "--review-band",
+        min=1e-6,
+        max=0.9,
+        help="OK frames that score higher than all but this share of good ones get the reason "
+        "in_review_band.",
     ),
 ]
 TooFewOption = Annotated[
@@ -290,12 +322,15 @@ def learn(
     peak: Peak = None,
     min_area: MinArea = None,
     false_reject: FalseReject = 0.05,
+    false_reject_part: FalseRejectPart = None,
+    review_band: ReviewBand = None,
     too_few: TooFewOption = "pool",
     threshold: ThresholdOption = "conformal",
     k: KOption = None,
     quantile: QuantileOption = None,
     unseen_views: UnseenOption = "refuse",
     min_recall: MinRecall = None,
+    show_anomalies: ShowAnomalies = None,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
@@ -304,7 +339,8 @@ def learn(
 
 
 OF_THRESHOLDS = {
-    "false_reject", "too_few", "threshold", "k", "quantile", "unseen_views", "min_recall",
+    "false_reject", "false_reject_part", "review_band", "too_few", "threshold", "k", "quantile",
+    "unseen_views", "min_recall", "show_anomalies",
 }  # fmt: skip
 
 
@@ -336,6 +372,8 @@ def calibrate(
     manifest: Manifest = None,
     masks: Masks = None,
     false_reject: FalseReject = 0.05,
+    false_reject_part: FalseRejectPart = None,
+    review_band: ReviewBand = None,
     too_few: TooFewOption = "pool",
     threshold: ThresholdOption = "conformal",
     k: KOption = None,
@@ -369,8 +407,12 @@ def calibrate(
     from edge.recipes import COMPILED, check_state, find_recipe, value_range_of
     from edge.renewal import engine_to_load
 
-    _check_finite({"false_reject": false_reject, "k": k, "quantile": quantile, "view_cycle": view_cycle})
-    check_rule(threshold, k=k, quantile=quantile, unseen_views=unseen_views, view_cycle=view_cycle)
+    numbers = {"false_reject": false_reject, "k": k, "quantile": quantile, "view_cycle": view_cycle}
+    _check_finite(numbers | {"false_reject_part": false_reject_part, "review_band": review_band})
+    check_rule(
+        threshold, k=k, quantile=quantile, unseen_views=unseen_views, view_cycle=view_cycle,
+        false_reject=false_reject, review_band=review_band,
+    )  # fmt: skip
     stored = parse_range(value_range)
     settings = configuration.site(config)
     if value_range is None:
@@ -405,7 +447,7 @@ def calibrate(
                 dataset.good_regions() if training.get("around_defects") else dataset.good(),
                 bundle, runtime, target, false_reject=false_reject, too_few=too_few,
                 threshold=threshold, k=k, quantile=quantile, unseen_views=unseen_views, view_cycle=view_cycle,
-                **how,
+                false_reject_part=false_reject_part, review_band=review_band, **how,
             )  # fmt: skip
         else:
             from edge.calibrate_labelled import calibrate_labelled
@@ -415,6 +457,14 @@ def calibrate(
                 raise UsageError(
                     "--unseen-views: a supervised recipe has one threshold for all views", hint="leave it out"
                 )
+            for option, value in (
+                ("--false-reject-part", false_reject_part),
+                ("--review-band", review_band),
+            ):
+                if value is not None:
+                    raise UsageError(
+                        f"{option}: a supervised recipe has one threshold for all views", hint="leave it out"
+                    )
             if min_recall is not None and threshold != "conformal":
                 raise UsageError(
                     f"--threshold {threshold} has no effect beside --min-recall", hint="leave it out"
@@ -427,6 +477,8 @@ def calibrate(
             listen(Event("calibrate", f"left out: {bad} ({bad.reason})"))
         if result.learned:
             listen(Event("calibrate", f"left out, learned from: {len(result.learned)} frames"))
+        for sentence in result.changes():
+            listen(Event("calibrate", sentence))
         for sentence in result.shortfalls():
             listen(Event("calibrate", f"WARNING {sentence}"))
     _answer(_calibration_facts(result), as_json)
@@ -594,7 +646,7 @@ def _learn_from(context: typer.Context, given: Mapping[str, Any], *, calibrate: 
     from edge.decode import Limits
     from edge.judge.thresholds import ThresholdRule
     from edge.learn.augment import Light, Movement
-    from edge.learn.learn import LearnRequest, check_masks_are_used, learn
+    from edge.learn.learn import LearnRequest, check_masks_are_used, learn, show_anomalies
     from edge.learn.progress import console
     from edge.recipes import find_recipe
     from edge.renewal import engine_to_load
@@ -620,11 +672,15 @@ def _learn_from(context: typer.Context, given: Mapping[str, Any], *, calibrate: 
         "around_defects",
         "stride",
     )
-    thresholds = ("too_few", "unseen_views", "min_recall") if calibrate else ()
+    of_thresholds = ("too_few", "unseen_views", "min_recall", "false_reject_part", "review_band")
+    thresholds = of_thresholds if calibrate else ()
     rule = ThresholdRule()
     if calibrate:
         chosen = options["threshold"], options["k"], options["quantile"]
-        check_rule(chosen[0], k=chosen[1], quantile=chosen[2], unseen_views=options["unseen_views"])
+        check_rule(
+            chosen[0], k=chosen[1], quantile=chosen[2], unseen_views=options["unseen_views"],
+            false_reject=options["false_reject"], review_band=options["review_band"],
+        )  # fmt: skip
         rule = ThresholdRule(chosen[0], options["false_reject"], *chosen[1:])
     mask_engine = None
     if options["mask_recipe"]:
@@ -650,10 +706,16 @@ def _learn_from(context: typer.Context, given: Mapping[str, Any], *, calibrate: 
         patch_rule=options["patch_rule"],
         limits=Limits(settings.runtime.max_pixels, settings.runtime.max_pages),
         calibrate=calibrate,
+        pinned=frozenset(name for name in ("scale", "illumination") if _is_given(context, name)),
         **{name: options[name] for name in (*same, *thresholds)},
     )
     if options["masks"] is not None and not request.around_defects:
         check_masks_are_used(request.model)
+    if file := options.get("show_anomalies"):
+        with console() as listen:
+            show_anomalies(request, file, listen)
+        print(json.dumps({"anomalies": str(file)}) if options["as_json"] else f"anomalies    {file}")
+        return
     with console() as listen:
         result = learn(request, listen)
     _answer(_learning_facts(result), options["as_json"])
@@ -695,7 +757,7 @@ def _learning_facts(result: LearnResult) -> dict[str, Any]:
         "steps": result.progress.step,
         "seconds": training["seconds"],
         "stopped": result.progress.stopped,
-        "validation_loss": result.progress.best_loss,
+        "validation_loss": training["validation_loss"],
         "agreement": result.agreement,
         "unreadable": [bad.path for bad in result.unreadable],
     }
@@ -709,10 +771,15 @@ def _calibration_facts(result: Calibrated) -> dict[str, Any]:
         "calibration": str(result.file),
         "calibration_sha256": calibration.digest,
         "false_reject": calibration.false_reject,
+        "procedure": calibration.procedure,
+        "part": calibration.part.model_dump(exclude={"centres"}) if calibration.part else None,
+        "review_band": calibration.review_rate,
         "views": {
             name: {
                 "threshold": view.threshold,
+                "review_threshold": view.review_threshold,
                 "frames": len(view.scores),
+                "parts": view.parts_count,
                 "basis": view.basis,
                 "method": view.method,
                 "false_reject_bound": view.false_reject_bound,
@@ -722,6 +789,7 @@ def _calibration_facts(result: Calibrated) -> dict[str, Any]:
         },
         "unseen_views": _unseen_facts(calibration.adaptive) if calibration.adaptive else None,
         "left_out": list(result.learned),
+        "changes": result.changes(),
         "warnings": result.shortfalls(),
     }
 
@@ -738,9 +806,13 @@ def _unseen_facts(model: AdaptiveModel) -> dict[str, Any]:
     }
 
 
-def _estimated(view: Mapping[str, Any]) -> str:
-    share = view["false_reject_estimate"]
-    return "" if share is None else f", about {share:.2%} as far as its assumption holds"
+def _promised(of: Mapping[str, Any], what: str = "frames") -> str:
+    """The bound, the estimate, or both."""
+    bound, share = of["false_reject_bound"], of["false_reject_estimate"]
+    estimated = "" if share is None else f"about {share:.2%} as far as its assumption holds"
+    if bound >= 1:
+        return f"nothing proved; rejects {estimated or 'an unknown share'} of good {what}"
+    return f"rejects at most {bound:.1%} of good {what}" + (f", {estimated}" if estimated else "")
 
 
 def _answer(facts: Mapping[str, Any], as_json: bool) -> None:
@@ -753,9 +825,11 @@ def _answer(facts: Mapping[str, Any], as_json: bool) -> None:
     for name, view in facts.get("views", {}).items():
         print(
             f"view {name:<7} threshold {view['threshold']:.4g} from {view['frames']} frames "
-            f"({view['basis']}, {view['method']}), rejects at most {view['false_reject_bound']:.1%} of good "
-            f"frames{_estimated(view)}"
+            f"({view['basis']}, {view['method']}), {_promised(view)}"
         )
+    if part := facts.get("part"):
+        kept = {"false_reject_bound": part["bound"], "false_reject_estimate": part["estimate"]}
+        print(f"parts: {part['parts']} with all views, {_promised(kept, 'parts')}")
     if unseen := facts.get("unseen_views"):
         print(
             f"views never seen: thresholds estimated within a factor of about {unseen['error_factor']:.2f} "

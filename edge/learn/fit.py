@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,6 +66,7 @@ class FitSpec:
     seed: int = 0
     bf16: bool = False  # activations in bfloat16: twice as fast where the CPU has the instructions
     validation_batches: int = 2  # of each validation, always the same ones
+    device: str = "cpu"  # or cuda
 
 
 @dataclass(slots=True)
@@ -101,7 +103,8 @@ class Fit:
         key: str = "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's own gap
+        self.device = torch.device(spec.device)
+        self.network = network.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's own gap
         self.spec, self.train, self.validation = spec, train, validation
         self.objective = objective or reconstruction(cast(LossName, spec.loss))
         self.checkpoint, self.key, self.clock = checkpoint, key, clock
@@ -110,6 +113,8 @@ class Fit:
         self.optimizer = _optimizer(network, spec.learning_rate)
         self._recent: list[float] = []  # training losses since the last validation
         self._next_check = 0.0
+        self._ahead: tuple[int, Future[Batch]] | None = None  # the next step's batch, made meanwhile
+        self._maker: ThreadPoolExecutor | None = None
 
     def resume(self) -> bool:
         """Continue from the checkpoint, if there is one for the same data and arguments.
@@ -119,7 +124,7 @@ class Fit:
         if self.checkpoint is None or not self.checkpoint.is_file():
             return False
         try:
-            state: dict[str, Any] = torch.load(self.checkpoint, weights_only=True)
+            state: dict[str, Any] = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
             if state["key"] != self.key:
                 return False
             self.network.load_state_dict(state["network"])
@@ -157,7 +162,7 @@ class Fit:
             TryAgainError: interrupted (Ctrl-C, SIGTERM) after a whole step; the checkpoint is kept.
         """
         base_s, began, saved = self.progress.elapsed_s, self.clock(), self.clock()
-        with _signals_between_steps() as interrupted:
+        with _signals_between_steps() as interrupted, ThreadPoolExecutor(1, "batches") as self._maker:
             while not self.progress.stopped:
                 self.step()
                 now = self.clock()
@@ -172,8 +177,9 @@ class Fit:
                         reason="interrupted",
                     )
                 report(self.share, self.progress)
+        self._maker = self._ahead = None
         self.network.load_state_dict(self.best)
-        self.network.eval()
+        self.network.to("cpu").eval()  # where it is exported from
         return self.progress
 
     @property
@@ -190,7 +196,7 @@ class Fit:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         torch.manual_seed(hash((self.spec.seed, self.progress.step)) & 0x7FFFFFFF)  # dropout
-        loss = self._loss(self.train.at(self.progress.step))
+        loss = self._loss(self._batch())
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # torch's own gap
         nn.utils.clip_grad_norm_(self.network.parameters(), MAX_GRADIENT_NORM)
@@ -205,9 +211,18 @@ class Fit:
         if due or self.share >= 1.0:
             self._validate()
 
+    def _batch(self) -> Batch:
+        """The step's batch; `run` has the next one made by another thread meanwhile."""
+        step, ahead = self.progress.step, self._ahead
+        batch = ahead[1].result() if ahead and ahead[0] == step else self.train.at(step)
+        if self._maker is not None:
+            self._ahead = step + 1, self._maker.submit(self.train.at, step + 1)
+        return batch
+
     def _loss(self, batch: Batch) -> Tensor:
+        batch = _moved(batch, self.device)
         inputs = batch if isinstance(batch, Tensor) else batch[0]
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.spec.bf16):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.spec.bf16):
             answers = self.network(inputs.contiguous(memory_format=torch.channels_last))
         return self.objective(_float32(answers), batch)
 
@@ -257,6 +272,10 @@ def reconstruction(loss: LossName) -> Objective:
         return reconstruction_loss(loss, inputs, answers)
 
     return objective
+
+
+def _moved(batch: Batch, device: torch.device) -> Batch:
+    return batch.to(device) if isinstance(batch, Tensor) else tuple(one.to(device) for one in batch)
 
 
 def _float32(answers: Any) -> Any:
@@ -344,6 +363,16 @@ def threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(former)
+
+
+def learning_device() -> str:
+    """The GPU that torch can use, or the CPU."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def has_bf16(device: str) -> bool:
+    """Whether bfloat16 is computed by instructions there, not emulated."""
+    return torch.cuda.is_bf16_supported(including_emulation=False) if device == "cuda" else cpu_has_bf16()
 
 
 def cpu_has_bf16() -> bool:

@@ -13,13 +13,16 @@ from edge.artifacts import write_atomic
 from edge.calibrate import BASIS, Calibrated, CalibrationFrame
 from edge.dataset import frames
 from edge.decode import Limits
-from edge.explain import open_explainer
+from edge.detectability import Detectability
+from edge.explain import fired, open_explainer
 from edge.infer.bundle import Bundle
 from edge.infer.runtime import Runtime
 from edge.judge.thresholds import frames_needed
+from edge.neighbours import open_neighbours
 from edge.pipeline import Inspector, planes_of
 from edge.report import data_url, environment_of_this_machine, heat, render
 from edge.report.charts import loss_curve, score_histogram
+from edge.report.explained import Similar, detectability_view, similar
 
 WORST_FRAMES = 6
 
@@ -34,6 +37,8 @@ class Picture:
     score: float  # 1.0 is the view's threshold
     frame: str
     overlay: str
+    fired: str  # which statistic, its value, and where
+    similar: Sequence[Similar]  # the place itself, and the good crops most like it
     cams: Mapping[str, str]  # method → class activation map, of classifiers
 
 
@@ -47,6 +52,7 @@ def write_report(
     curve: Sequence[tuple[int, float, float]],
     agreement: Mapping[str, float | str],
     left_out: Sequence[str],
+    detectability: Detectability | None = None,
 ) -> Path:
     """Render the report and write it as one self-contained file."""
     text = render(
@@ -63,6 +69,7 @@ def write_report(
         weakest=_weakest(bundle, calibrated, runtime, limits) if calibrated else [],
         curve=loss_curve(curve, bundle.manifest.training["best_step"]),
         agreement=agreement,
+        detectability=detectability and detectability_view(detectability),
         left_out=left_out,
         environment=environment_of_this_machine(),
     )
@@ -108,6 +115,7 @@ class _Shower:
     def __init__(self, bundle: Bundle, calibrated: Calibrated, runtime: Runtime, limits: Limits) -> None:
         self._views, self._limits = calibrated.calibration.views, limits
         self._inspector, self._explain = Inspector(bundle, runtime), open_explainer(bundle)
+        self._good = open_neighbours(bundle)
 
     def relative(self, entry: CalibrationFrame) -> float:
         """Its score; 1.0 is the view's threshold."""
@@ -120,6 +128,7 @@ class _Shower:
         plane = frame.plane
         (score,) = self._inspector.score([planes_of(frame)])
         why = self._explain(plane) if self._explain else {}
+        reason = fired(score, bundle.manifest.score, self._views[entry.good.view].threshold)
         return Picture(
             path=entry.sample.path,
             page=entry.page,
@@ -127,5 +136,7 @@ class _Shower:
             score=self.relative(entry),
             frame=data_url(np.repeat((plane[..., None] * 255).astype(np.uint8), 3, axis=2)),
             overlay=data_url(heat(plane, score.map, self._views[entry.good.view].pixel_threshold)),
+            fired=reason.text(frame.placement),
+            similar=similar(self._good, plane, reason.box, entry.good.view),
             cams={method: data_url(heat(plane, values, 0.5)) for method, values in why.items()},
         )

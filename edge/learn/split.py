@@ -9,11 +9,13 @@ import numpy as np
 
 from edge.errors import DataError
 from edge.judge.calibration import TooFew, check_enough
-from edge.judge.thresholds import ThresholdRule, frames_needed_by
+from edge.judge.thresholds import ThresholdRule, counts_parts, frames_needed_by
 
 CALIBRATION_SHARE = 0.3
 VALIDATION_SHARE = 0.1
 LABELLED_VALIDATION_SHARE = 0.2  # 16 of the 80 % that 64/16/20 leaves beside the test
+DEFECTS_HELD_SHARE = 0.3  # of few defects beside good frames
+LEAST_DEFECT_GROUPS_TO_HOLD = 4
 # With fewer groups than this all are learned from, and validation takes its own windows of the same frames
 LEAST_GROUPS_TO_VALIDATE = 10
 
@@ -52,6 +54,8 @@ def split(
             hint="give more good frames, or change the split of some rows in the manifest",
             reason="too_few_frames",
         )
+    if counts_parts(rule):  # several frames of a part in one view count once
+        groups = {name: tuple(dict.fromkeys(views)) for name, views in groups.items()}
     order = [str(name) for name in np.random.default_rng(seed).permutation(sorted(groups))]
     totals = _count(groups, groups)
     wanted = {view: _calibration_frames(n, share, frames_needed_by(rule)) for view, n in totals.items()}
@@ -144,6 +148,56 @@ def _drawn(has_defect: Mapping[str, bool], seed: int, share: float) -> Iterable[
         if len(names) > 1:
             order = np.random.default_rng((seed, kind)).permutation(names)
             yield from (str(name) for name in order[: max(1, round(share * len(names)))])
+
+
+@dataclass(frozen=True, slots=True)
+class DefectFrame:
+    """A defect frame of a group, as the split of real defects beside good frames sees it."""
+
+    group: str
+    is_marked: bool  # by a mask that says where
+    split: str = ""  # as the manifest proposes
+
+
+@dataclass(frozen=True, slots=True)
+class DefectSplit:
+    """Groups with defects, each sorted: masks to learn from, and frames that only measure."""
+
+    train: tuple[str, ...]
+    held: tuple[str, ...]
+
+
+def split_defects(
+    frames: Sequence[DefectFrame],
+    good: Split,
+    *,
+    seed: int,
+    recall_demanded: bool,
+    share: float = DEFECTS_HELD_SHARE,
+) -> DefectSplit:
+    """Real defects beside good frames that were split already; no group is on two sides.
+
+    Held are the groups without a mask, those that a manifest puts into validation or calibration, those whose
+    good frames calibrate, and of the rest, from `LEAST_DEFECT_GROUPS_TO_HOLD` on, as many as make `share` of
+    all. With fewer all masks are learned from; where a recall is demanded at least one group is held, since
+    no threshold can come from defects that were learned from. What would be held, but for good frames of the
+    group that are learned from, is neither.
+    """
+    marked: dict[str, bool] = {}
+    for frame in frames:
+        marked[frame.group] = marked.get(frame.group, False) or frame.is_marked
+    proposed = {f.group for f in frames if f.split in ("validation", "val", "calibration")}
+    learned = {*good.train, *good.validation}
+    held = {g for g, mask in marked.items() if not mask or g in proposed or g in good.calibration} - learned
+    free = sorted(g for g, mask in marked.items() if mask and g not in held and g not in learned)
+    if len(marked) >= LEAST_DEFECT_GROUPS_TO_HOLD:
+        wanted = round(share * len(marked)) - len(held)
+    else:
+        wanted = int(recall_demanded and not held)
+    order = [str(name) for name in np.random.default_rng((seed, 2)).permutation(free)]
+    held.update(order[: max(0, wanted)])
+    train = {g for g, mask in marked.items() if mask and g not in held and g not in proposed}
+    return DefectSplit(train=tuple(sorted(train)), held=tuple(sorted(held)))
 
 
 def all_to_learn(groups: Mapping[str, Sequence[str]], *, seed: int) -> Split:

@@ -62,6 +62,13 @@ class Metrics:
             ["recipe", "view"],
             registry=registry,
         )
+        self.exchangeability_martingale = Gauge(
+            "edge_exchangeability_martingale",
+            "log10 of the evidence that recent scores are not like those of the calibration; 6: one in a "
+            "million by chance.",
+            ["recipe", "view"],
+            registry=registry,
+        )
         self.nqi = Gauge(
             "edge_nqi",
             "Quality index of the latest batch: mean score over that of the calibration.",
@@ -187,8 +194,10 @@ class Metrics:
         if verdict.payload["score"] is not None:
             self.score.labels(verdict.recipe, verdict.identity.view or "").observe(verdict.payload["score"])
 
-    def drifted(self, recipe: str, view: str, ratio: float) -> None:
+    def drifted(self, recipe: str, view: str, ratio: float, martingale: float) -> None:
+        """Recent scores against the calibration's: of medians, and log10 of a test martingale."""
         self.score_drift_ratio.labels(recipe, view).set(ratio)
+        self.exchangeability_martingale.labels(recipe, view).set(martingale)
 
     def quality(self, recipe: str, view: str, *, nqi: float, ewma: float, out: bool | None) -> None:
         """The latest batch of a view on its control chart; `out` is None where it has no limits."""

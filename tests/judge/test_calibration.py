@@ -1,4 +1,6 @@
+import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -160,3 +162,118 @@ def test_a_view_never_seen_has_an_estimate_only_where_that_was_asked_for(tmp_pat
 def test_too_few_views_to_estimate_others_from_are_refused() -> None:
     with pytest.raises(DataError, match="there are 3"):
         make(around(range(3)), unseen_views="adaptive")
+
+
+def of_parts(count: int, views: str = "ab", seed: int = 0, frames: int = 1) -> list[GoodFrame]:
+    """Parts seen from several views, of different levels."""
+    rng = np.random.default_rng(seed)
+    return [
+        replace(good(view, [float((1 + 9 * number) * rng.lognormal(0, 0.2))])[0], part=f"P{part}")
+        for part in range(count)
+        for number, view in enumerate(views)
+        for _ in range(frames)
+    ]
+
+
+def test_a_calibration_of_before_parts_counted_keeps_its_digest() -> None:
+    file = Path(__file__).parent.parent.parent / "calibration" / "demo.json"
+    calibration = read_signed_json(file, Calibration)
+    assert calibration.digest == json.loads(file.read_text())["digest"]
+    assert (calibration.part, calibration.review_rate, calibration.procedure) == (None, None, "split")
+    limits = calibration.of("01")
+    assert limits is not None
+    assert (limits.parts, limits.review_threshold) == (None, None)
+    assert limits.parts_count == len(limits.scores)
+
+
+def test_frames_of_one_part_count_once() -> None:
+    limits = make(of_parts(5, "a", frames=8), too_few="bound").of("a")
+    assert limits is not None
+    assert (limits.basis, limits.false_reject_bound) == ("maximum", pytest.approx(1 / 6))
+    assert (len(limits.scores), limits.parts_count) == (40, 5)
+    with pytest.raises(DataError, match=r"there are view a: 5(.|\n)*frames of one part count once"):
+        make(of_parts(5, "a", frames=8))
+    known = make(of_parts(19, "a", frames=8)).of("a")
+    assert known is not None
+    assert (known.basis, known.false_reject_bound) == ("view", pytest.approx(0.05))
+
+
+def test_a_pooled_threshold_claims_no_more_than_the_views_own_frames_prove() -> None:
+    views = good("a", [1.0, 1.2, 1.1]) + good("b", [10.0 + i / 10 for i in range(20)])
+    limits = make(views, too_few="pool").of("a")
+    assert limits is not None
+    assert limits.basis == "pool"
+    assert limits.false_reject_bound == pytest.approx(1 / 4)  # not below the largest of three
+    assert limits.false_reject_estimate == pytest.approx(1 - 23 / 24)
+
+
+def test_a_rate_per_part_gives_every_view_the_same_factor() -> None:
+    made = make(of_parts(40), rate=0.1, false_reject_part=0.05)
+    assert made.part is not None
+    assert (made.part.demanded, made.part.parts) == (0.05, 40)
+    assert made.part.bound == pytest.approx(1 - 39 / 41)
+    for view, limits in made.views.items():
+        assert limits.basis == "part"
+        assert limits.threshold == pytest.approx(made.part.factor * made.part.centres[view])
+        assert limits.false_reject_bound == made.part.bound
+
+
+def test_a_rate_per_part_larger_than_the_rate_per_frame_weakens_neither() -> None:
+    frames = of_parts(60)
+    plain, both = (
+        make(frames, rate=0.02, too_few="bound"),
+        make(frames, rate=0.02, too_few="bound", false_reject_part=0.4),
+    )
+    for view, limits in both.views.items():
+        assert limits.threshold >= plain.views[view].threshold
+        assert limits.false_reject_bound <= plain.views[view].false_reject_bound
+
+
+def test_a_rate_per_part_without_whole_parts_is_refused() -> None:
+    with pytest.raises(DataError, match="parts with all views"):
+        make(good("a", [1.0] * 20) + good("b", [1.0] * 20), false_reject_part=0.05)
+
+
+def test_a_review_band_lies_below_the_threshold() -> None:
+    scores = [1.0 + i / 100 for i in range(99)]
+    limits = make(good("a", scores), rate=0.01, review_band=0.1).of("a")
+    assert limits is not None
+    assert limits.threshold == pytest.approx(1.98)
+    assert limits.review_threshold == pytest.approx(1.89)  # nine of 99 are above it
+    alike = make(good("a", [1.0] * 99), rate=0.01, review_band=0.1).of("a")
+    assert alike is not None
+    assert alike.review_threshold is None
+
+
+def folded(frames: list[GoodFrame], folds: int, scale: float = 1.0) -> list[GoodFrame]:
+    factors = [scale if fold == 0 else 1.0 for fold in range(folds)]
+    return [
+        replace(f, fold=n % folds, raw=f.raw * factors[n % folds], map_max=f.map_max * factors[n % folds])
+        for n, f in enumerate(frames)
+    ]
+
+
+def test_scores_of_fold_networks_prove_nothing_and_say_so(tmp_path: Path) -> None:
+    frames = of_parts(40, "a")
+    split, cross = make(frames, rate=0.05), make(folded(frames, 4), rate=0.05, false_reject_part=0.05)
+    assert (cross.procedure, cross.folds, cross.folds_aligned) == ("cross", 4, False)
+    before, limits = split.of("a"), cross.of("a")
+    assert before is not None
+    assert limits is not None
+    assert (limits.false_reject_bound, limits.false_reject_estimate) == (1.0, before.false_reject_bound)
+    assert cross.part is not None
+    assert (cross.part.bound, cross.part.estimate) == (1.0, before.false_reject_bound)
+    assert save_calibration(tmp_path / "c.json", cross).folds == 4
+
+
+def test_a_fold_network_of_another_scale_does_not_raise_the_thresholds() -> None:
+    frames = of_parts(60, "a")
+    usual, odd = make(folded(frames, 4)), make(folded(frames, 4, scale=5.0))
+    assert (usual.folds_aligned, odd.folds_aligned) == (False, True)
+    assert odd.views["a"].threshold == pytest.approx(usual.views["a"].threshold, rel=0.2)
+    assert odd.views["a"].pixel_threshold == pytest.approx(odd.views["a"].threshold)
+
+
+def test_frames_with_and_without_a_fold_are_not_mixed() -> None:
+    with pytest.raises(DataError, match="20 of 40 frames have no fold"):
+        make(of_parts(20, "a") + folded(of_parts(20, "a"), 2))

@@ -151,3 +151,29 @@ def test_a_map_that_shows_no_place_gives_the_whole_frame() -> None:
     values = np.full((40, 60), 0.8, np.float32)
     (defect,) = find_defects(summarise(values, values, "max", 8), 0.9, Placement.scaled((40, 60), 60, 40))
     assert defect.bbox == (0, 0, 60, 40)
+
+
+def test_what_scores_higher_than_most_good_frames_is_ok_and_for_review(calibration: Calibration) -> None:
+    views = {
+        view: limits.model_copy(update={"review_threshold": 0.8 * limits.threshold})
+        for view, limits in calibration.views.items()
+    }
+    banded = calibration.model_copy(update={"views": views})
+    threshold = banded.views["07"].threshold
+    said = {
+        share: judge(replace(score(), raw=share * threshold), "07", banded) for share in (0.8, 0.9, 1.0, 1.1)
+    }
+    assert {share: (v.evaluation, v.reasons) for share, v in said.items()} == {
+        0.8: ("OK", ()),
+        0.9: ("OK", ("in_review_band",)),
+        1.0: ("OK", ("in_review_band",)),
+        1.1: ("NotOK", ("score_above_threshold",)),
+    }
+    assert judge(replace(score(), raw=0.9 * threshold), "07", calibration).reasons == ()
+
+
+def test_a_frame_unlike_good_ones_is_not_decidable_rather_than_for_review(calibration: Calibration) -> None:
+    limits = calibration.views["07"].model_copy(update={"review_threshold": 1e-6})
+    banded = calibration.model_copy(update={"views": {"07": limits}})
+    assert judge(score(mean=0.02), "07", banded).evaluation == "NotDecidable"
+    assert "in_review_band" not in judge(score(mean=0.02), "07", banded).reasons

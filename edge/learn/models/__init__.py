@@ -13,23 +13,22 @@ from edge.errors import UsageError
 from edge.infer.bundle import ScoreSpec
 from edge.learn import classes as of_frames
 from edge.learn import patches, segments
+from edge.learn.anomalies.batches import AnomalyBatches, AnomalyPlan
+from edge.learn.anomalies.fills import DefectCrop
+from edge.learn.anomalies.objective import anomaly_loss
 from edge.learn.augment import Light, MaskBatches, Movement, PlacedWindows
 from edge.learn.datasets import Augmentation, Windows
 from edge.learn.fit import Batches, Objective, reconstruction
 from edge.learn.fragments import FragmentBatches
 from edge.learn.labels import LabelledPlane
 from edge.learn.losses import LossName
-from edge.learn.models import patch_cnn, supervised_ae, unet
+from edge.learn.models import anomaly_unet, features, frequency, fusion, patch_cnn, supervised_ae, unet
 from edge.learn.models.cae import Cae, CaeConfig
 from edge.learn.models.fragment_ae import FragmentAe, FragmentAeConfig
 from edge.learn.models.fragment_cae import FragmentCae, FragmentCaeConfig
 from edge.learn.patches import PatchRule
 from edge.learn.segment_losses import SegmentLossName, segmentation
 from edge.preprocess import TileSpec
-
-# Fragments judge better for the same time of learning (docs/decisions.md), but at half steps every pixel is
-# computed four times: about a second for this many pixels on two cores, against 0.4 s for tiles
-MOST_PIXELS_FOR_FRAGMENTS = 1_000_000
 
 Truth = Literal["none", "good regions", "foreground", "pixels", "frames"]
 """What a network is told: nothing (it learns good frames), which regions of defect frames are good, where the
@@ -49,6 +48,8 @@ class Task:
     light: Light = field(default_factory=Light)
     patch_rule: PatchRule = "centre"
     around_defects: bool = False  # planes have defects, which are not to be learned
+    plan: AnomalyPlan | None = None  # of synthetic anomalies; None: the model's own
+    crops: Sequence[DefectCrop] = ()  # of real defects, to make anomalies from
     varied: bool = True  # False: as they are, for validation
 
 
@@ -81,10 +82,16 @@ class ModelKind:
     stride: int = 0  # of a patch network's map, which `strided` may change; 0: it has none
     facts: Mapping[str, object] = field(default_factory=dict)  # for the bundle's record of its training
 
+    # learns without gradients: network, planes, seed
+    closed_form: Callable[[nn.Module, Sequence[LabelledPlane], int], None] | None = None
+    # after learning by gradients, what is learned without: network, planes, seed, tiles
+    complete: Callable[[nn.Module, Sequence[LabelledPlane], int, TileSpec], None] | None = None
+    plan: AnomalyPlan | None = None  # of kinds that learn from synthetic anomalies: which ones
+
     @property
     def output(self) -> Literal["reconstruction", "probability"]:
         """What its answers are."""
-        return "reconstruction" if self.truth == "none" else "probability"
+        return "probability" if self.score.map == "probability" else "reconstruction"
 
 
 def _windows(kind: ModelKind, task: Task) -> Batches:
@@ -149,6 +156,7 @@ MASK_MOVEMENT = Movement(degrees=15, shift_px=16, flips=True)
 MASK_LIGHT = Light(gain=0.3, gamma=0.3, noise=0.03)
 
 _RESIDUAL = ScoreSpec(map="ssim", smooth_px=8.0, statistic="peak", peak_px=16)
+_PLACED = ScoreSpec(map="probability", smooth_px=2.0, statistic="peak", peak_px=16)
 _PEAK = ScoreSpec(map="probability", statistic="peak", peak_px=8)
 
 
@@ -238,6 +246,14 @@ def _frame_kind(
     )
 
 
+def _anomalies(kind: ModelKind, task: Task) -> Batches:
+    plan = task.plan or kind.plan or AnomalyPlan()
+    planes = [labelled.plane for labelled in task.planes]
+    return AnomalyBatches(
+        planes, kind.window_px, kind.batch, plan, task.seed, margin_px=task.tiles.margin_px, crops=task.crops
+    )
+
+
 def _frame_objective(loss: str, planes: Sequence[LabelledPlane]) -> Objective:
     return of_frames.classification(RECONSTRUCTION_WEIGHT)
 
@@ -249,7 +265,76 @@ def _normalise(network: nn.Module, planes: Sequence[LabelledPlane]) -> None:
 
 RECONSTRUCTION_WEIGHT = 1.0
 
+
+def _feature_kind(distance: features.Distance, score: ScoreSpec, side_px: int = 0) -> ModelKind:
+    config = features.FeaturesConfig(distance, size_px=side_px, kinds=MOST_SORTS if side_px else 1)
+    size_px = side_px or 256
+    return ModelKind(
+        build=lambda classes: features.FeatureDistance(config),
+        tiles=TileSpec(size_px=size_px, keep_px=size_px, step_px=size_px)
+        if side_px
+        else TileSpec(size_px=320, keep_px=256, step_px=256),
+        score=score,
+        loss="none",
+        losses=("none",),
+        learning_rate=1e-3,
+        batch=1,
+        batches=_windows,
+        window_px=size_px,
+        closed_form=features.fit,
+        size_px=(side_px, side_px) if side_px else None,
+    )
+
+
+def _fused(classes: int) -> nn.Module:
+    config = features.FeaturesConfig("aligned", size_px=ALIGNED_PX, kinds=MOST_SORTS)
+    unet = anomaly_unet.AnomalyUNet(anomaly_unet.AnomalyUNetConfig())
+    return fusion.SegmenterWithFeatures(unet, features.FeatureDistance(config))
+
+
+ALIGNED_PX = 256  # side of the square that aligned frames are brought to
+MOST_SORTS = 4  # of frames: views or variants, each with its own Gaussians
+
+_ANOMALY = ModelKind(
+    build=lambda classes: anomaly_unet.AnomalyUNet(anomaly_unet.AnomalyUNetConfig()),
+    tiles=TileSpec(size_px=384, keep_px=384, step_px=352),
+    score=ScoreSpec(map="probability", smooth_px=4.0, statistic="peak", peak_px=8),
+    loss="focal+dice",
+    losses=("focal+dice",),
+    window_px=128,
+    batch=16,
+    batches=_anomalies,
+    objective=lambda loss, planes: anomaly_loss,
+    finish=lambda network: anomaly_unet.AnomalyMap(cast(anomaly_unet.AnomalyUNet, network)),
+    learning_rate=2e-3,
+    validation_batches=8,
+    plan=AnomalyPlan(),
+)
+
 MODELS: Mapping[str, ModelKind] = {
+    "anomaly-unet": _ANOMALY,
+    "fusion": replace(
+        _ANOMALY,
+        build=_fused,
+        tiles=TileSpec(size_px=ALIGNED_PX, keep_px=ALIGNED_PX, step_px=ALIGNED_PX),
+        size_px=(ALIGNED_PX, ALIGNED_PX),
+        complete=fusion.fit,
+        finish=lambda network: cast(fusion.SegmenterWithFeatures, network).fused,
+    ),
+    "features-aligned": _feature_kind("aligned", _PLACED, ALIGNED_PX),
+    "features-memory": _feature_kind("memory", _PLACED.model_copy(update={"smooth_px": 12.0})),
+    "features-gaussian": _feature_kind("gaussian", _PLACED.model_copy(update={"smooth_px": 12.0})),
+    "frequency-unet": ModelKind(
+        build=lambda classes: frequency.FrequencyUNet(frequency.FrequencyUNetConfig()),
+        tiles=TileSpec(size_px=320, keep_px=256, step_px=256),
+        score=ScoreSpec(map="l2", smooth_px=12.0, statistic="peak", peak_px=16),
+        loss="ssim+msgms+l2",
+        window_px=128,
+        batch=16,
+        batches=_windows,
+        can_be_moved=True,
+        learning_rate=2e-3,
+    ),
     "cae": ModelKind(
         build=lambda classes: Cae(CaeConfig()),
         tiles=TileSpec(size_px=320, keep_px=256, step_px=256),
@@ -293,18 +378,6 @@ MODELS: Mapping[str, ModelKind] = {
     "supervised-ae": _frame_kind(supervised_ae.SMALL, 32, 2e-3, fit="pad"),
     "supervised-ae-256": _frame_kind(supervised_ae.ORIGIN, 16, 1e-3),
 }
-
-
-def choose(sizes: Sequence[tuple[int, int]]) -> tuple[str, str]:
-    """(name, why) for `--model auto`, from the (height, width) of the preprocessed frames.
-
-    The more sensitive network where it judges a frame in about a second, else the faster one.
-    """
-    pixels = sorted(height * width for height, width in sizes)[len(sizes) // 2]
-    size = f"frames have {pixels / 1e6:.2f} megapixels"
-    if pixels <= MOST_PIXELS_FOR_FRAGMENTS:
-        return "fragment-cae", f"{size}, which fragments at half steps can judge in about a second"
-    return "cae", f"{size}, too many for fragments at half steps"
 
 
 def strided(kind: ModelKind, stride: int) -> ModelKind:

@@ -1,0 +1,42 @@
+"""Where good frames lie in what is measured beside the score, widened: outside it nothing is called OK."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+SIZE_FACTOR = 1.5
+
+
+def brightness(means: Sequence[float]) -> tuple[float, float]:
+    """Where a plane's mean may lie: the range of good frames, widened by at least a tenth of the scale."""
+    low, high = min(means), max(means)
+    margin = max(0.1, (high - low) / 2, (high + low) / 8)
+    return max(0.0, low - margin), min(1.0, high + margin)
+
+
+def contrast(stds: Sequence[float]) -> tuple[float, float]:
+    """Where a plane's standard deviation may lie: half the smallest to twice the largest of good ones."""
+    return min(stds) / 2, max(stds) * 2
+
+
+def extent(sides_px: Sequence[int]) -> tuple[float, float]:
+    """What a plane's side may measure: half as much again beyond good frames, either way."""
+    return min(sides_px) / SIZE_FACTOR, max(sides_px) * SIZE_FACTOR
+
+
+def foreground(ratios: Sequence[float]) -> tuple[float, float]:
+    """Which share of a plane may be foreground: the range of good frames, widened by a quarter at least."""
+    low, high = min(ratios), max(ratios)
+    half = (high - low) / 2
+    return max(0.0, low - max(half, low / 4)), min(1.0, high + max(half, high / 4))
+
+
+def hull(ranges: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """The range that holds all of these."""
+    return min(low for low, _ in ranges), max(high for _, high in ranges)
+
+
+def known_hull(ranges: Sequence[tuple[float, float] | None]) -> tuple[float, float] | None:
+    """The same of those that are known; None where none is."""
+    known = [limits for limits in ranges if limits is not None]
+    return hull(known) if known else None

@@ -1,0 +1,1 @@
+"""Synthetic anomalies: shapes × fills × blends on good windows, light as a negative, labels where seen."""
