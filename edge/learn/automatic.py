@@ -42,8 +42,8 @@ AT_BORDER = 0.3  # of windows
 ALONG_AXIS = 0.98  # |cos 2θ|: within 6° of rows or columns
 STRIPES = 0.12
 VISIBLE_SIGMA = 5.0  # of the noise: Rose's criterion for a detail to be seen for sure (JOSA 38, 1948)
-VISIBLE = (0.03, 0.06)  # of the scale
-MOST_SMOOTH_PX = 8.0
+VISIBLE = (0.04, 0.06)  # of the scale
+SMOOTH_PX = (2.0, 4.0)  # σ
 MOST_SURFACE_CONTRAST = 0.15  # of the scale: texture so strong hides what is faint, which is then not learned
 SURFACE = AnomalyMix(  # worked surfaces and parts: faint cracks, specks and stains count, and whole regions
     shapes={"blob": 0.25, "polygon": 0.2, "curve": 0.1, "crack": 0.2, "specks": 0.15, "band": 0.1},
@@ -299,7 +299,7 @@ def _transpose(seen: Survey) -> Choice[bool]:
 
 def _score(seen: Survey, scale: float) -> Choice[ScoreSpec]:
     wavelength = seen.texture.wavelength_px * scale
-    smooth = round(min(MOST_SMOOTH_PX, max(1.0, wavelength / 2)), 1)
+    smooth = round(min(max(wavelength / 2, SMOOTH_PX[0]), SMOOTH_PX[1]), 1)
     spec = ScoreSpec(map="probability", smooth_px=smooth, statistic="peak", peak_px=8)
     return Choice(
         spec, f"texture repeats every {wavelength:.0f} px, which is no detail of a defect's outline"

@@ -29,7 +29,7 @@ LEAST_PLANES = 6  # with fewer, chance would choose
 MOST_PLANES = 40
 PAINTED = 3  # of each plane
 TOP_RATIOS = (0.001, 0.003, 0.01)
-SMOOTHING = (0.5, 1.0, 2.0)  # of the model's own
+SMOOTHING_PX = (1.0, 2.0, 4.0, 8.0)  # σ
 CLEARLY = 0.9  # of resamples in which another must be better than the model's own
 RESAMPLES = 200
 BATCH = 4
@@ -46,7 +46,7 @@ class ScoreChoice:
 
 def candidates(own: ScoreSpec) -> list[ScoreSpec]:
     """The model's own score first; then other smoothing and means of the highest pixels."""
-    peaks = [own.model_copy(update={"smooth_px": round(own.smooth_px * k, 2)}) for k in SMOOTHING if k != 1]
+    peaks = [own.model_copy(update={"smooth_px": px}) for px in SMOOTHING_PX if px != own.smooth_px]
     tops = [own.model_copy(update={"statistic": "top", "top_ratio": ratio}) for ratio in TOP_RATIOS]
     return [own, *peaks, *tops]
 

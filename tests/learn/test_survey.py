@@ -211,11 +211,11 @@ def test_views_are_not_compared_with_each_other_where_they_have_frames_enough() 
     assert found.kind == "aligned"
 
 
-@settings(max_examples=10, deadline=None)
-@given(seed=seeds, count=st.sampled_from([1, 2, 4, 9]))
-def test_a_texture_without_direction_may_be_mirrored_any_way(seed: int, count: int) -> None:
-    found = of(*(surface(seed + 1000 * k) for k in range(count)))
-    assert all(symmetry.allowed for symmetry in found.symmetry)
+@pytest.mark.parametrize("count", [1, 2, 4, 9])
+def test_a_texture_without_direction_may_be_mirrored_any_way_but_for_a_chance_of_1_in_20(count: int) -> None:
+    found = [of(*(surface(100 * k + n, 1.5, (64, 64)) for n in range(count))) for k in range(20)]
+    forbidden = sum(not all(symmetry.allowed for symmetry in one.symmetry) for one in found)
+    assert forbidden <= 3  # of 20; by chance more come once in 60 times
 
 
 def test_lines_may_be_mirrored_but_not_transposed() -> None:

@@ -156,7 +156,7 @@ MASK_MOVEMENT = Movement(degrees=15, shift_px=16, flips=True)
 MASK_LIGHT = Light(gain=0.3, gamma=0.3, noise=0.03)
 
 _RESIDUAL = ScoreSpec(map="ssim", smooth_px=8.0, statistic="peak", peak_px=16)
-_PLACED = ScoreSpec(map="probability", smooth_px=2.0, statistic="peak", peak_px=16)
+_PLACED = ScoreSpec(map="probability", statistic="peak", peak_px=8)
 _PEAK = ScoreSpec(map="probability", statistic="peak", peak_px=8)
 
 
@@ -267,7 +267,12 @@ RECONSTRUCTION_WEIGHT = 1.0
 
 
 def _feature_kind(distance: features.Distance, score: ScoreSpec, side_px: int = 0) -> ModelKind:
-    config = features.FeaturesConfig(distance, size_px=side_px, kinds=MOST_SORTS if side_px else 1)
+    config = features.FeaturesConfig(
+        distance,
+        size_px=side_px,
+        kinds=MOST_SORTS if side_px else 1,
+        bank=features.BankConfig(stride_px=4 if distance == "memory" else 8),
+    )
     size_px = side_px or 256
     return ModelKind(
         build=lambda classes: features.FeatureDistance(config),
@@ -287,7 +292,7 @@ def _feature_kind(distance: features.Distance, score: ScoreSpec, side_px: int = 
 
 
 def _fused(classes: int) -> nn.Module:
-    config = features.FeaturesConfig("aligned", size_px=ALIGNED_PX, kinds=MOST_SORTS)
+    config = features.FeaturesConfig("memory", bank=features.BankConfig(stride_px=4))
     unet = anomaly_unet.AnomalyUNet(anomaly_unet.AnomalyUNetConfig())
     return fusion.SegmenterWithFeatures(unet, features.FeatureDistance(config))
 
@@ -316,14 +321,14 @@ MODELS: Mapping[str, ModelKind] = {
     "fusion": replace(
         _ANOMALY,
         build=_fused,
-        tiles=TileSpec(size_px=ALIGNED_PX, keep_px=ALIGNED_PX, step_px=ALIGNED_PX),
-        size_px=(ALIGNED_PX, ALIGNED_PX),
         complete=fusion.fit,
         finish=lambda network: cast(fusion.SegmenterWithFeatures, network).fused,
     ),
     "features-aligned": _feature_kind("aligned", _PLACED, ALIGNED_PX),
-    "features-memory": _feature_kind("memory", _PLACED.model_copy(update={"smooth_px": 12.0})),
-    "features-gaussian": _feature_kind("gaussian", _PLACED.model_copy(update={"smooth_px": 12.0})),
+    "features-memory": _feature_kind("memory", _PLACED.model_copy(update={"smooth_px": 12.0, "peak_px": 16})),
+    "features-gaussian": _feature_kind(
+        "gaussian", _PLACED.model_copy(update={"smooth_px": 12.0, "peak_px": 16})
+    ),
     "frequency-unet": ModelKind(
         build=lambda classes: frequency.FrequencyUNet(frequency.FrequencyUNetConfig()),
         tiles=TileSpec(size_px=320, keep_px=256, step_px=256),
