@@ -5,7 +5,7 @@ EDGE := $(VENV)/bin/edge
 INSTALLED := $(VENV)/.installed-demo
 INSTALLED_DEV := $(VENV)/.installed-dev
 
-.PHONY: demo test test-slow lint results clean demo-recipe
+.PHONY: demo test test-slow lint results accuracy clean demo-recipe
 
 demo: $(INSTALLED)
 	$(EDGE) demo
@@ -22,6 +22,11 @@ lint: $(INSTALLED_DEV)
 # the figures of docs/results.md; needs the research images (EDGE_DATA) and mosquitto
 results: $(INSTALLED_DEV)
 	$(VENV)/bin/python -m bench
+
+# the figures of docs/accuracy.md: about four hours of one core (OMP_NUM_THREADS=1), or two of two
+accuracy: $(INSTALLED_DEV)
+	$(VENV)/bin/python -m bench.accuracy
+	$(VENV)/bin/python -m bench.accuracy --out docs/accuracy.md
 
 # how engines/demo and calibration/demo.json were made
 demo-recipe: $(INSTALLED_DEV)
