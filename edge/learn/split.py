@@ -11,7 +11,7 @@ from edge.errors import DataError
 from edge.judge.calibration import TooFew, check_enough
 from edge.judge.thresholds import ThresholdRule, counts_parts, frames_needed_by
 
-CALIBRATION_SHARE = 0.3
+CALIBRATION_SHARE = 0.25
 VALIDATION_SHARE = 0.1
 LABELLED_VALIDATION_SHARE = 0.2  # 16 of the 80 % that 64/16/20 leaves beside the test
 DEFECTS_HELD_SHARE = 0.3  # of few defects beside good frames
@@ -40,7 +40,7 @@ def split(
     """Split groups, each with the views of its frames, so that every view can be calibrated.
 
     A view gives `share` of its frames to calibration, or more (up to half) where that reaches what its own
-    threshold needs; never fewer than one. No group is on two sides.
+    threshold needs, unless several views may be pooled; never fewer than one. No group is on two sides.
 
     Raises:
         DataError: fewer than two groups, or (`too_few="refuse"`) a view would be short of frames; the message
@@ -58,7 +58,9 @@ def split(
         groups = {name: tuple(dict.fromkeys(views)) for name, views in groups.items()}
     order = [str(name) for name in np.random.default_rng(seed).permutation(sorted(groups))]
     totals = _count(groups, groups)
-    wanted = {view: _calibration_frames(n, share, frames_needed_by(rule)) for view, n in totals.items()}
+    # of several views each could take half of its frames; where they may be pooled, networks need them more
+    needed = 0 if too_few == "pool" and len(totals) > 1 else frames_needed_by(rule)
+    wanted = {view: _calibration_frames(n, share, needed) for view, n in totals.items()}
     calibration = _take(order, groups, totals, wanted)
     counts = {view: 0 for view in totals} | _count(groups, calibration)
     check_enough(counts, rule.false_reject, too_few, rule)

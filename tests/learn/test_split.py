@@ -44,14 +44,15 @@ def test_same_seed_gives_the_same_split_and_another_seed_another() -> None:
 
 
 def test_calibration_takes_its_share_or_what_a_threshold_needs() -> None:
-    def calibration(frames: int) -> int:
-        groups = {f"p{n}": ["1"] for n in range(frames)}
+    def calibration(frames: int, views: tuple[str, ...] = ("1",)) -> int:
+        groups = {f"p{n}": list(views) for n in range(frames)}
         return len(split(groups, seed=0, rule=RULE, too_few="pool").calibration)
 
     assert calibration(3) == 1
-    assert calibration(10) == 3
+    assert calibration(10) == 2
     assert calibration(40) == 19, "19 frames make a threshold of 5 %; 40 can spare them"
-    assert calibration(200) == 60
+    assert calibration(40, ("1", "2")) == 10, "views may be pooled, and the network needs its frames"
+    assert calibration(200) == 50
 
 
 def test_too_few_frames_are_refused_before_learning_with_how_many_are_needed() -> None:
