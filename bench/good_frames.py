@@ -104,16 +104,19 @@ def _trial(folder: Path, name: str, listed: list[Row], count: int, level: str) -
             return None
         manifest = write(folder / f"{name}-{count}.csv", [replace(row) for row in parted])
         recipe = f"{name}-{count}"
-        learned = _edge(
+        learned = edge_json(
             folder, "learn", manifest.name, "--recipe", recipe, "--minutes", MINUTES, "--seed", SEED
         )
-        judged = _edge(folder, "evaluate", "--recipe", recipe, "--manifest", manifest.name, "--split", "test")
+        judged = edge_json(
+            folder, "evaluate", "--recipe", recipe, "--manifest", manifest.name, "--split", "test"
+        )
         kept.write_text(json.dumps({"learn": learned, "evaluate": judged}))
     auroc: float | None = json.loads(kept.read_text())["evaluate"][level].get("auroc")
     return auroc
 
 
-def _edge(folder: Path, *arguments: object) -> dict[str, object]:
+def edge_json(folder: Path, *arguments: object) -> dict[str, object]:
+    """What a command of the checkout answers with --json, run in a folder."""
     done = subprocess.run(
         [sys.executable, "-m", "edge", *map(str, arguments), "--json"],
         cwd=folder, check=True, stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": os.getcwd()},
