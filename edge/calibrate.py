@@ -103,6 +103,7 @@ def calibrate_recipe(
     review_band: float | None = None,
     value_range: tuple[float, float] | None = None,
     views: Collection[str] = (),
+    learned_too: bool = False,
     on_frame: Callable[[int, int], None] = lambda done, of: None,
 ) -> Calibrated:
     """Score good frames through the pipeline and save their thresholds as `file`.
@@ -110,16 +111,17 @@ def calibrate_recipe(
     Frames stream: one is in memory at a time. Those that the network was learned from are left out, by the
     sha256 of their bytes: a network reconstructs what it has seen better than what it will see.
     `threshold`, `k` and `quantile` are the rule's (`edge.judge.thresholds`), `unseen_views` and `view_cycle`
-    those of `edge.judge.unseen`, `false_reject_part` and `review_band` of `edge.judge.calibration.calibrate`.
+    those of `edge.judge.unseen`; with `learned_too` frames that were learned from count as well, and nothing
+    is promised; `false_reject_part` and `review_band` of `edge.judge.calibration.calibrate`.
 
     Raises:
         DataError: no usable frame, or (`too_few="refuse"`) too few for a view, or none of one of `views`, or
             too few views to estimate others from, or no part with all views where a rate per part is wanted.
     """
     scored = _Scored()
-    _score(scored, Fold(wanted, bundle, runtime), None, limits, value_range, on_frame)
+    _score(scored, Fold(wanted, bundle, runtime), None, limits, value_range, on_frame, learned_too)
     return _calibrated(
-        scored, bundle, file, views,
+        scored, bundle, file, views, promised=not learned_too,
         recipe=recipe, false_reject=false_reject, too_few=too_few, method=threshold, k=k, quantile=quantile,
         unseen_views=unseen_views, view_cycle=view_cycle, false_reject_part=false_reject_part,
         review_band=review_band,
@@ -192,10 +194,11 @@ def _score(
     limits: Limits,
     value_range: tuple[float, float] | None,
     on_frame: Callable[[int, int], None],
+    learned_too: bool = False,
 ) -> None:
     """Add the frames of a fold and what its network says of them."""
     bundle = fold.bundle
-    known = frozenset(bundle.manifest.training.get("learned_from", ()))
+    known = frozenset(() if learned_too else bundle.manifest.training.get("learned_from", ()))
     inspector, wanted = Inspector(bundle, fold.runtime), _counted(fold.samples, on_frame)
     for sample, frame in frames(
         wanted, bundle.manifest.preprocess, limits, value_range, scored.unreadable, bundle.folder
@@ -219,7 +222,7 @@ def _score(
 
 
 def _calibrated(
-    scored: _Scored, bundle: Bundle, file: Path, views: Collection[str], **how: Any
+    scored: _Scored, bundle: Bundle, file: Path, views: Collection[str], promised: bool = True, **how: Any
 ) -> Calibrated:
     """Thresholds from what was scored, saved."""
     if not scored.frames:
@@ -237,6 +240,10 @@ def _calibrated(
         statistic=bundle.manifest.score.statistic,
         **how,
     )
+    if not promised:
+        nothing = {"false_reject_bound": 1.0, "false_reject_estimate": None}
+        unproved = {view: limits.model_copy(update=nothing) for view, limits in calibration.views.items()}
+        calibration = calibration.model_copy(update={"views": unproved})
     before = _before(file, bundle)
     return Calibrated(
         file=file,

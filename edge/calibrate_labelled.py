@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from edge.calibrate import NOTHING_FOUND, Calibrated, CalibrationFrame, learned_id
+from edge.calibrate import NOTHING_FOUND, Calibrated, CalibrationFrame, learned_id, part_of
 from edge.dataset import Sample, Unreadable, frames
 from edge.decode import Limits
 from edge.errors import DataError
 from edge.infer.bundle import Bundle
 from edge.infer.runtime import Runtime
-from edge.judge.calibration import Basis, Calibration, GoodFrame, Recall, calibrate, save_calibration
+from edge.judge.calibration import (
+    Basis,
+    Calibration,
+    GoodFrame,
+    Recall,
+    beyond,
+    calibrate,
+    owners,
+    save_calibration,
+)
 from edge.judge.operating_point import Scale, best_f, lower_bound, operating_point
 from edge.judge.ranking import PixelCounts
-from edge.judge.thresholds import ThresholdRule, frames_needed_by, threshold
+from edge.judge.thresholds import ThresholdRule, counts_parts, frames_needed_by, threshold
 from edge.pipeline import Inspector, good_frame_of, planes_of
 from edge.truth import read_truth
 from edge.types import Frame, Mask
@@ -40,8 +49,8 @@ class _Seen:
     learned: list[str] = field(default_factory=list)
     unreadable: list[Unreadable] = field(default_factory=list)
 
-    def raw(self, is_defect: bool) -> list[float]:
-        return [f.good.raw for f, d in zip(self.frames, self.is_defect, strict=True) if d == is_defect]
+    def of(self, is_defect: bool) -> list[GoodFrame]:
+        return [f.good for f, d in zip(self.frames, self.is_defect, strict=True) if d == is_defect]
 
 
 def calibrate_labelled(
@@ -108,7 +117,8 @@ def _add(seen: _Seen, inspector: Inspector, sample: Sample, frame: Frame) -> Non
     if not math.isfinite(score.raw):
         seen.unreadable.append(Unreadable(sample.path, "score_not_finite", NOTHING_FOUND))
         return
-    seen.frames.append(CalibrationFrame(sample, frame.image.page, good_frame_of(frame, score)))
+    found = replace(good_frame_of(frame, score), part=part_of(sample))
+    seen.frames.append(CalibrationFrame(sample, frame.image.page, found))
     seen.is_defect.append(sample.label == "defect")
     truth = _truth(sample, frame)
     if truth is not None:
@@ -135,7 +145,7 @@ class _Chosen:
 def _chosen(
     seen: _Seen, rule: ThresholdRule, min_recall: float | None, pixel: float, scale: Scale
 ) -> _Chosen:
-    goods, defects = seen.raw(False), seen.raw(True)
+    goods, defects = seen.of(False), [defect.raw for defect in seen.of(True)]
     scores = [f.good.raw for f in seen.frames]
     if min_recall is not None:
         point = operating_point(scores, seen.is_defect, min_recall, scale=scale)
@@ -157,20 +167,26 @@ def _chosen(
             precision=point.precision,
         )
         return _Chosen(point.threshold, "recall", _most_rejected(goods, point.threshold), recall)
-    if len(goods) >= frames_needed_by(rule) or (goods and not defects):
-        drawn = threshold(goods, rule)
+    raw, parts = [good.raw for good in goods], [good.part for good in goods]
+    counted = len(set(parts)) if counts_parts(rule) else len(goods)
+    if goods and (counted >= frames_needed_by(rule) or not defects):
+        drawn = threshold(raw, rule, parts=parts)
         if drawn is not None:
             return _Chosen(drawn.value, "view", drawn.bound)
+    if goods and not defects:
+        return _Chosen(beyond(raw, bounded=scale == "log-odds"), "maximum", 1 / (len(set(parts)) + 1))
     if goods:
         _, best = best_f(scores, seen.is_defect, 1.0, scale=scale)
         return _Chosen(best, "f1", _most_rejected(goods, best))
     return _Chosen(pixel, "pixels", 1.0)  # nothing good to compare with: what the pixels say has to do
 
 
-def _most_rejected(goods: Sequence[float], limit: float) -> float:
-    """The largest share of rejected good frames that these do not contradict, at the usual confidence."""
-    accepted = sum(score <= limit for score in goods)
-    return 1.0 - lower_bound(accepted, len(goods)) if goods else 1.0
+def _most_rejected(goods: Sequence[GoodFrame], limit: float) -> float:
+    """The largest share of good parts with a rejected frame that these do not contradict, at the usual
+    confidence; of frames no larger a share is rejected."""
+    rejected = {good.part for good in goods if good.raw > limit}
+    parts = len({good.part for good in goods})
+    return 1.0 - lower_bound(parts - len(rejected), parts) if goods else 1.0
 
 
 def _pixel_threshold(seen: _Seen, goods: Sequence[GoodFrame], bundle: Bundle) -> float:
@@ -204,7 +220,7 @@ def _calibration(
         k=rule.k,
         quantile=rule.quantile,
     )
-    goods = [f.good for f, d in zip(seen.frames, seen.is_defect, strict=True) if not d]
+    goods = seen.of(False)
     pixel = _pixel_threshold(seen, goods, bundle)
     scale: Scale = "log-odds" if bundle.manifest.output == "probability" else "linear"
     chosen = _chosen(seen, rule, min_recall, pixel, scale)
@@ -212,17 +228,15 @@ def _calibration(
     common: dict[str, Any] = {
         "threshold": limit,
         # a classifier's map has the frame's probability where it speaks, so the two are one
-        "pixel_threshold": limit if seen.marked == 0 and seen.raw(True) else pixel,
+        "pixel_threshold": limit if seen.marked == 0 and seen.of(True) else pixel,
         "basis": chosen.basis,
         "method": rule.method,
         "false_reject_bound": chosen.false_reject_bound,
         "false_reject_estimate": None,
     }
-    every = tuple(good.raw for good in goods)
-    views = {
-        view: limits.model_copy(
-            update={**common, "scores": tuple(g.raw for g in goods if g.view == view) or every}
-        )
-        for view, limits in ranges.views.items()
-    }
+    views = {}
+    for view, ranged in ranges.views.items():
+        of_view = [good for good in goods if good.view == view] or goods
+        scores, parts = tuple(good.raw for good in of_view), owners([good.part for good in of_view])
+        views[view] = ranged.model_copy(update={**common, "scores": scores, "parts": parts})
     return ranges.model_copy(update={"views": views, "global_threshold": limit, "recall": chosen.recall})

@@ -36,6 +36,7 @@ def shortfalls(made: Calibration) -> list[str]:
         *(_part_shortfall(made.part, made.folds) if made.part else ()),
         *(_recall_shortfall(made.recall) if made.recall else ()),
         *_review_shortfall(made),
+        *_nothing_rejected(made),
     ]
 
 
@@ -127,6 +128,16 @@ def _review_shortfall(made: Calibration) -> list[str]:
     return [
         f"view {', '.join(bare)}: no review band at {made.review_rate:.1%}, which takes {needed} calibration "
         "frames of different parts that do not all score the same"
+    ]
+
+
+def _nothing_rejected(made: Calibration) -> list[str]:
+    """Views whose threshold is the highest score there is."""
+    return [
+        f"view {view}: good frames are as surely defects as any can be (score 1): its threshold is 1, and no "
+        "frame of it will be rejected; learn again, or look whether they are good"
+        for view, limits in made.views.items()
+        if made.bounded and limits.threshold >= 1
     ]
 
 

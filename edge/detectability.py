@@ -38,6 +38,7 @@ RULE = (
 SECONDS = 60.0
 MOST_DEFECTS = 1500
 MOST_FRAMES = 24
+FEW_FRAMES = 10  # below it what is particular to a frame weighs in all trials
 RELATIVE = (
     0.5,
     1.0,
@@ -191,6 +192,19 @@ class Detectability:
     def planted(self) -> int:
         return sum(len(one.trials) for one in self.curves)
 
+    def caution(self) -> str:
+        """What has to be known of a90/95, in a sentence; empty where the frames are enough."""
+        if self.frames >= FEW_FRAMES:
+            return ""
+        one, sure = self.frames == 1, f"a{100 * PROBABILITY:.0f}/{100 * CONFIDENCE:.0f}"
+        where = f"{self.frames} good frame{'' if one else 's'}"
+        return (
+            f"All {self.planted} defects were planted in {where}. Trials on one frame are not independent of "
+            f"each other, so for new frames {sure} is too optimistic: it holds for "
+            f"{'this frame' if one else 'these frames'}. Calibrate with {FEW_FRAMES} or more to know "
+            "what holds for others."
+        )
+
     def document(self) -> dict[str, Any]:
         """As JSON: what it says, and the trials that it rests on."""
         return {
@@ -203,6 +217,7 @@ class Detectability:
             "frames": self.frames,
             "learned_frames": self.learned_frames,
             "planted": self.planted,
+            "caution": self.caution(),
             "no_room": self.no_room,
             "seconds": round(self.seconds, 1),
             "seed": self.seed,

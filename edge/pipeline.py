@@ -374,19 +374,24 @@ def score_of(answer: Answer, spec: ScoreSpec, mask: MaskSpec | None = None) -> S
         assert answer.fragments is not None, "fragments were measured"
         whole = summarise(plane, values, "peak", spec.peak_px, foreground)
         return of_fragments(whole, answer.fragments, spec.statistic)
-    score = summarise(
-        plane, values, "peak" if spec.statistic == "level" else spec.statistic, spec.peak_px, foreground,
-        spec.top_ratio,
-    )  # fmt: skip
-    if spec.statistic == "level" and math.isfinite(score.raw):
-        raw = max(
-            largest_level(layer, spec.min_area_px) for layer in (values[None] if layers is None else layers)
-        )
-        score = replace(score, raw=raw, statistics={**score.statistics, "level": raw})
+    score = _summarised(plane, values, layers, foreground, spec)
     if spec.of == "object" and foreground is not None:
         assert mask is not None, "objects are pieces of a foreground"
-        score = of_objects(score, plane, foreground, spec, mask)
+        score = of_objects(score, plane, layers, foreground, spec, mask)
     return score if layers is None else replace(score, layers=layers)
+
+
+def _summarised(
+    plane: FloatImage, values: FloatImage, layers: FloatImage | None, foreground: Mask | None, spec: ScoreSpec
+) -> Score:
+    """The score of a map by any statistic; a level is the highest of all layers, where there are several."""
+    if spec.statistic != "level":
+        return summarise(plane, values, spec.statistic, spec.peak_px, foreground, spec.top_ratio)
+    score = summarise(plane, values, "peak", spec.peak_px, foreground, spec.top_ratio)
+    if not math.isfinite(score.raw):
+        return score
+    raw = max(largest_level(one, spec.min_area_px) for one in (values[None] if layers is None else layers))
+    return replace(score, raw=raw, statistics={**score.statistics, "level": raw})
 
 
 def of_fragments(score: Score, fragments: Fragments, statistic: str) -> Score:
@@ -399,17 +404,25 @@ def of_fragments(score: Score, fragments: Fragments, statistic: str) -> Score:
     return replace(score, raw=worst[statistic], statistics=statistics, fragments=fragments)
 
 
-def of_objects(score: Score, plane: FloatImage, foreground: Mask, spec: ScoreSpec, mask: MaskSpec) -> Score:
+def of_objects(
+    score: Score,
+    plane: FloatImage,
+    layers: FloatImage | None,
+    foreground: Mask,
+    spec: ScoreSpec,
+    mask: MaskSpec,
+) -> Score:
     """Each object's own score; the frame has the worst. Without any object the frame cannot be decided."""
     found, labels = split_objects(foreground, mask.min_area_ratio)
     objects = []
     for one in found:
         x, y, w, h = one.bbox
         inside = np.s_[y : y + h, x : x + w]
-        its = summarise(
-            plane[inside], score.map[inside], spec.statistic, spec.peak_px, labels[inside] == one.label,
-            spec.top_ratio,
-        )  # fmt: skip
-        objects.append(ObjectScore(one.bbox, one.area_px, its.raw))
+        its = labels[inside] == one.label
+        own = None if layers is None else np.where(its, layers[:, *inside], np.float32(0))
+        values = np.where(its, score.map[inside], np.float32(0))
+        objects.append(
+            ObjectScore(one.bbox, one.area_px, _summarised(plane[inside], values, own, its, spec).raw)
+        )
     raw = max((o.raw for o in objects), default=math.nan)
     return replace(score, raw=raw, objects=tuple(objects))

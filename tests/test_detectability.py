@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.detectability import Detectability, Trial, measure, save
+from edge.detectability import FEW_FRAMES, Detectability, Trial, measure, save
 from edge.infer.bundle import Bundle, ScoreSpec
 from edge.pipeline import Inspector, Planes
 from edge.planted import (
@@ -32,6 +32,7 @@ from edge.planted import (
 )
 from edge.planted_judge import Around, Whole, judge_of, overlap
 from edge.preprocess import PreprocessSpec, TileSpec
+from edge.report.explained import detectability_view
 from edge.testing import FakeRuntime, fake_bundle, fake_calibration
 from edge.types import FloatImage, Frame, Identity, ImageInfo
 
@@ -223,6 +224,16 @@ def test_the_document_holds_every_trial_and_no_number_json_has_no_word_for(
     spots = document["shapes"]["dark spot"]
     assert spots["found"] == sum(row[4] for row in spots["trials"]) <= spots["rejected"]
     assert {row["contrast"] for row in spots["by_contrast"]} == set(CONTRASTS)
+
+
+def test_few_frames_are_said_to_make_the_proof_too_optimistic(measured: Detectability) -> None:
+    caution = measured.caution()
+    assert f"All {measured.planted} defects were planted in 3 good frames." in caution
+    assert "for new frames a90/95 is too optimistic" in caution
+    assert measured.document()["caution"] == detectability_view(measured)["caution"] == caution
+    assert "planted in 1 good frame." in replace(measured, frames=1).caution()
+    assert "holds for this frame" in replace(measured, frames=1).caution()
+    assert replace(measured, frames=FEW_FRAMES).caution() == ""
 
 
 def test_what_is_never_found_is_not_bounded_and_what_always_is_below_the_smallest(bundle: Bundle) -> None:

@@ -8,18 +8,19 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge.decode import Limits
 from edge.errors import DataError, IncompleteError
-from edge.infer.bundle import ScoreSpec, pack_mean_masks
+from edge.infer.bundle import ScoreSpec, pack_mean_masks, write_bundle
 from edge.intake.naming import compile_naming
+from edge.judge.calibration import calibrate
 from edge.pipeline import Inspector, Planes, PrepareJob, answers, planes_of, prepare_file, warm_up
 from edge.preprocess import MaskSpec, PreprocessSpec, Rectify, TileSpec
 from edge.stages import NOT_THE_FILES_FAULT
 from edge.testing import FakeRuntime, fake_bundle, fake_calibration, write_frame
-from edge.types import FRAGMENT_STATISTICS, FloatImage
+from edge.types import FRAGMENT_STATISTICS, FloatImage, Frame, Identity, ImageInfo
 
 Answer = Callable[[FloatImage], FloatImage]
 LIMITS = Limits(max_pixels=10**6, max_pages=4)
@@ -154,6 +155,62 @@ def test_what_is_not_the_part_has_no_score_and_objects_are_judged_one_by_one(tmp
     assert [o.box[0] for o in sorted(score.objects, key=lambda o: o.box)] == [10, 60, 120]
     by_place = {o.box[0]: o.raw for o in score.objects}
     assert by_place[120] == score.raw > 0.3 > max(by_place[10], by_place[60])
+
+
+def test_each_object_has_the_mean_of_its_own_highest_pixels(tmp_path: Path) -> None:
+    spec = ScoreSpec(map="l1", statistic="top", top_ratio=36 / 576, of="object")
+    ready = judged(tmp_path, MASKED, spec)
+    file = masked_frame(tmp_path, [(10, 20), (60, 10), (120, 30)], defect=True)
+    (frame,) = prepare_file(PrepareJob(file, "a.png", None, MASKED, LIMITS))
+    (score,) = ready.score([planes_of(frame)])
+    by_place = {o.box[0]: o.raw for o in score.objects}
+    assert (
+        by_place[120] == score.raw == pytest.approx(250 / 255 - 0.5, rel=0.01)
+    )  # 36 pixels are the defect's
+    assert max(by_place[10], by_place[60]) < 0.01
+    assert score.statistics["top"] < 0.5 * score.raw  # over all three parts it is diluted
+
+
+def test_objects_have_a_level_of_their_own(tmp_path: Path) -> None:
+    ready = judged(tmp_path, MASKED, ScoreSpec(map="l1", statistic="level", min_area_px=20, of="object"))
+    file = masked_frame(tmp_path, [(10, 20), (60, 10), (120, 30)], defect=True)
+    (frame,) = prepare_file(PrepareJob(file, "a.png", None, MASKED, LIMITS))
+    (score,) = ready.score([planes_of(frame)])
+    by_place = {o.box[0]: o.raw for o in score.objects}
+    assert by_place[120] == score.raw > 0.3 > max(by_place[10], by_place[60])
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 10**6))
+def test_many_faint_specks_are_rejected_by_the_top_though_none_is_a_peak(
+    tmp_path_factory: pytest.TempPathFactory, seed: int
+) -> None:
+    """A bundle as it is stored, calibrated with good frames and asked about others."""
+    spec, folder = ScoreSpec(map="l1", statistic="top", top_ratio=0.02), tmp_path_factory.mktemp("top")
+    tiles = np.full((1, 1, 32, 32), 0.5, np.float32)
+    stored = write_bundle(
+        folder, name="b", model="fake", preprocess=PreprocessSpec(tiles=TILES), score=spec,
+        output="reconstruction", onnx=b"none", golden=(tiles, tiles), training={},
+    )  # fmt: skip
+    assert stored.manifest.score == spec
+    ready = Inspector(stored, FakeRuntime())
+    rng = np.random.default_rng(seed)
+
+    def frame(specks: int = 0) -> Frame:
+        plane = (0.5 + rng.normal(0, 0.02, (64, 64))).astype(np.float32)
+        at = rng.choice(64 * 64, specks, replace=False)
+        plane.ravel()[at] += np.float32(0.12)
+        return Frame(ImageInfo("a.png", "", 64, 64), plane, Identity())
+
+    good = list(ready.good_frames(frame() for _ in range(20)))
+    made = calibrate(
+        good, recipe="b", bundle_sha256=stored.digest, statistic="top", false_reject=0.05, too_few="refuse"
+    )
+    speckled = frame(60)
+    (seen,) = Inspector(stored, FakeRuntime(), made).inspect([speckled])
+    assert seen.judgement.evaluation == "NotOK"
+    off = np.sort(np.abs(speckled.plane - 0.5), axis=None)
+    assert seen.score.raw == pytest.approx(off[-82:].mean(), rel=1e-5)  # 2 % of 64 × 64
 
 
 def test_six_parts_in_sight_score_as_four_do(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from edge.artifacts import read_signed_json, write_signed_json
 from edge.errors import BundleError, DataError
 from edge.judge.cross import align
+from edge.judge.odds import Odds, odds_of, probability_of
 from edge.judge.part_promise import PartPromise, promise_parts
 from edge.judge.ranges import brightness, contrast, extent, foreground, hull, known_hull
 from edge.judge.thresholds import (
@@ -103,6 +104,7 @@ class Calibration(BaseModel):
     procedure: Procedure = "split"
     folds: int | None = None  # of procedure cross: the networks that scored the frames
     folds_aligned: bool = False  # whether their scores were brought to one scale
+    bounded: bool = False  # scores are probabilities: factors and regressions are over their odds
     digest: str = ""
 
     def of(self, view: str | None) -> ViewCalibration | None:
@@ -119,10 +121,11 @@ class Calibration(BaseModel):
         if raw is None:
             return None
         seen = list(self.views.values())
-        pixel = float(np.median([limits.pixel_threshold / limits.threshold for limits in seen]))
+        to, back = (odds_of, probability_of) if self.bounded else (_same, _same)
+        pixel = float(np.median([to(limits.pixel_threshold) / to(limits.threshold) for limits in seen]))
         return ViewCalibration(
-            threshold=_positive(raw),
-            pixel_threshold=_positive(raw * pixel),
+            threshold=_positive(back(raw)),
+            pixel_threshold=_positive(back(raw * pixel)),
             basis="adaptive",
             method=seen[0].method,
             false_reject_bound=1.0,
@@ -175,7 +178,8 @@ def calibrate(
     `method`, `k` and `quantile` are those of `ThresholdRule`; `view_cycle` that of `fit_adaptive`;
     `false_reject_part` the rate of `promise_parts`, whose thresholds then hold (but never below those of
     `false_reject` where that is the smaller rate); `review_band` a larger rate than `false_reject`, whose
-    thresholds begin the band; `bounded` scores are probabilities. Frames with a fold are calibrated by `edge.judge.cross`.
+    thresholds begin the band. Frames with a fold are calibrated by `edge.judge.cross`. `bounded` scores are
+    probabilities: all is done with their odds (`edge.judge.odds`), and thresholds are probabilities again.
 
     Raises:
         DataError: no frames, scores that are not finite, (`too_few="refuse"`) too few frames for a view, no
@@ -189,6 +193,10 @@ def calibrate(
         )
     if not all(math.isfinite(frame.raw) and frame.raw >= 0 for frame in good):
         raise DataError("a good frame has a score that is not finite", reason="score_not_finite")
+    odds = Odds(value for frame in good for value in (frame.raw, frame.map_max)) if bounded else None
+    if odds is not None:
+        good = [replace(f, raw=odds_of(f.raw), map_max=odds_of(f.map_max)) for f in good]
+    factor = SMALL_SAMPLE_FACTOR if odds is None else SMALL_SAMPLE_ODDS
     good, folds, aligned = _one_scale(good)
     by_view: dict[str, list[GoodFrame]] = {}
     for frame in good:
@@ -198,7 +206,7 @@ def calibrate(
     medians = {view: _centre([f.raw for f in frames]) for view, frames in by_view.items()}
     pool = [replace(frame, raw=frame.raw / medians[frame.view]) for frame in good]
     views = {
-        view: _calibrate_view(frames, medians[view], pool, rule, too_few, bounded)
+        view: _calibrate_view(frames, medians[view], pool, rule, too_few, factor)
         for view, frames in sorted(by_view.items())
     }
     part = None
@@ -212,21 +220,23 @@ def calibrate(
         views = {view: limits.model_copy(update=_unproved(limits)) for view, limits in views.items()}
         part = part and part.model_copy(update={"bound": 1.0, "estimate": _estimate_of(part)})
     raw = [frame.raw for frame in good]
-    return Calibration(
+    made = Calibration(
         recipe=recipe,
         bundle_sha256=bundle_sha256,
         created=(now or datetime.now(UTC)).isoformat(timespec="seconds"),
         statistic=statistic,
         false_reject=false_reject,
         views=views,
-        global_threshold=_positive(conformal_threshold(raw, false_reject) or _beyond(raw, bounded)),
+        global_threshold=_positive(conformal_threshold(raw, false_reject) or max(raw) * factor),
         adaptive=_adaptive(by_view, views, view_cycle) if unseen_views == "adaptive" else None,
         part=part,
         review_rate=review_band,
         procedure="split" if folds is None else "cross",
         folds=folds,
         folds_aligned=aligned,
+        bounded=bounded,
     )
+    return made if odds is None else _in_probabilities(made, odds)
 
 
 def check_enough(
@@ -259,7 +269,7 @@ def _calibrate_view(
     pool: Sequence[GoodFrame],
     rule: ThresholdRule,
     too_few: TooFew,
-    bounded: bool,
+    factor: float,
 ) -> ViewCalibration:
     scores = [frame.raw for frame in frames]
     groups, parts = [frame.group for frame in frames], [frame.part for frame in frames]
@@ -270,7 +280,6 @@ def _calibrate_view(
         pooled = threshold([f.raw for f in pool], rule, [f.group for f in pool], [_cell(f) for f in pool])
         if pooled is not None:
             value = max(pooled.value * median, max(scores))
-            value = _beyond(scores, bounded) if bounded and value >= 1 > max(scores) else value
             hoped = pooled.bound if pooled.estimate is None else pooled.estimate
             basis, found = "pool", Threshold(value, alone, hoped)
     if found is None and too_few == "refuse":
@@ -280,12 +289,12 @@ def _calibrate_view(
             reason="scores_equal",
         )
     if found is None:
-        basis, found = "maximum", Threshold(_beyond(scores, bounded), alone)
+        basis, found = "maximum", Threshold(max(scores) * factor, alone)
     maxima = [frame.map_max for frame in frames]
     pixel = threshold(maxima, rule, groups, parts)
     return ViewCalibration(
         threshold=_positive(found.value),
-        pixel_threshold=_positive(pixel.value if pixel else _beyond(maxima, bounded)),
+        pixel_threshold=_positive(pixel.value if pixel else max(maxima) * factor),
         basis=basis,
         method=rule.method,
         false_reject_bound=found.bound,
@@ -296,7 +305,7 @@ def _calibrate_view(
         height_px=extent([frame.height_px for frame in frames]),
         width_px=extent([frame.width_px for frame in frames]),
         foreground_ratio=foreground([frame.foreground_ratio for frame in frames]),
-        parts=_owners(parts),
+        parts=owners(parts),
     )
 
 
@@ -334,7 +343,7 @@ def _numbers(parts: Sequence[str | None]) -> dict[str | int, int]:
     return {name: number for number, name in enumerate(names)}
 
 
-def _owners(parts: Sequence[str | None]) -> tuple[int, ...] | None:
+def owners(parts: Sequence[str | None]) -> tuple[int, ...] | None:
     """The number of each frame's part; None where no part has two frames."""
     numbers = _numbers(parts)
     if len(numbers) == len(parts):
@@ -397,13 +406,34 @@ def _estimate_of(part: PartPromise) -> float:
     return part.bound if part.estimate is None else part.estimate
 
 
-def _beyond(scores: Sequence[float], bounded: bool) -> float:
-    """What lies above the highest of too few scores; of probabilities another probability."""
+def beyond(scores: Sequence[float], *, bounded: bool) -> float:
+    """What is set above the highest of too few scores; of probabilities another probability."""
     highest = max(scores)
     if not bounded:
         return highest * SMALL_SAMPLE_FACTOR
-    odds = SMALL_SAMPLE_ODDS * highest / max(1 - highest, 1e-9)
-    return min(odds / (1 + odds), 1 - 1e-6)
+    return Odds([highest]).back(odds_of(highest) * SMALL_SAMPLE_ODDS)
+
+
+def _in_probabilities(made: Calibration, odds: Odds) -> Calibration:
+    """Thresholds and scores that are odds as probabilities; what is over odds on purpose stays so."""
+
+    def of_view(limits: ViewCalibration) -> ViewCalibration:
+        review = limits.review_threshold
+        return limits.model_copy(
+            update={
+                "threshold": odds.back(limits.threshold),
+                "pixel_threshold": odds.back(limits.pixel_threshold),
+                "review_threshold": None if review is None else odds.back(review),
+                "scores": tuple(odds.back(score) for score in limits.scores),
+            }
+        )
+
+    views = {view: of_view(limits) for view, limits in made.views.items()}
+    return made.model_copy(update={"views": views, "global_threshold": odds.back(made.global_threshold)})
+
+
+def _same(value: float) -> float:
+    return value
 
 
 def _adaptive(

@@ -37,7 +37,7 @@ class PartPromise(BaseModel):
     incomplete: int = 0  # parts left out, because a view of theirs is missing
 
     def threshold(self, view: str) -> float:
-        """The raw threshold of a view."""
+        """The raw threshold of a view; of probabilities its odds, as `factor` and `centres` are."""
         return self.factor * self.centres[view]
 
 

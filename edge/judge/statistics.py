@@ -156,11 +156,12 @@ def summarise(
 
 
 def top(values: FloatImage, ratio: float) -> float:
-    """Mean of the highest `ratio` of the values, of one at least; NaN where one is."""
+    """Mean of the highest `ratio` of the values, of one at least; NaN where one is not finite."""
     flat = values.ravel()
+    if not np.isfinite(flat).all():
+        return float("nan")
     count = max(1, round(ratio * flat.size))
-    highest = float(np.partition(flat, flat.size - count)[flat.size - count :].mean(dtype=np.float64))
-    return highest if np.isfinite(flat).all() else float("nan")
+    return float(np.partition(flat, flat.size - count)[flat.size - count :].mean(dtype=np.float64))
 
 
 def peak(values: FloatImage, side_px: int, foreground: Mask | None = None) -> tuple[float, Box]:

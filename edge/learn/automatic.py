@@ -100,7 +100,8 @@ class Choices:
             mix=self.mix.value,
             lighting=self.lighting.value,
             at_border=self.at_border.value,
-            flips=across and down,
+            flip_across=across,
+            flip_down=down,
             transpose=self.transpose.value,
             **asdict(self.movement.value),
         )
@@ -259,13 +260,14 @@ def _lighting(seen: Survey, illumination: Illumination) -> Choice[Lighting]:
     of_lamps = light.gain_like >= GAIN_LIKE  # otherwise frames differ by what they show
     exposure = light.exposure_within if of_lamps and illumination == "none" else 0.0
     uneven = min(0.25, light.uneven_varying) if of_lamps else 0.0
-    angle = abs(math.cos(2 * seen.texture.direction_rad))
-    along_axis = _directed(seen) and angle > ALONG_AXIS
+    across = math.cos(2 * seen.texture.direction_rad)  # 1 where its lines are rows, -1 where they are columns
+    along_axis = _directed(seen) and abs(across) > ALONG_AXIS
     chosen = replace(
         usual,
         gain=round(min(0.3, max(usual.gain, exposure)), 3),
         field=round(uneven, 3),
         stripes=STRIPES if along_axis else 0.0,
+        stripes_run="across" if along_axis and across > 0 else "down",
         noise=round(max(usual.noise, seen.texture.noise / 2), 4),
     )
     reason = f"between good frames exposure differs by {exposure:.0%} and uneven light by {uneven:.0%}"

@@ -121,6 +121,14 @@ AroundDefects = Annotated[
     bool,
     _option(NETWORK, "--around-defects", help="fragment-…: learn what is good in defect frames with masks."),
 ]
+DefectCrops = Annotated[
+    Path | None,
+    _option(
+        NETWORK,
+        "--defect-crops",
+        help="Folder of pictures of single defects, cut out tightly: anomalies are made from them, too.",
+    ),
+]
 Fresh = Annotated[bool, _option(NETWORK, "--fresh", help="Do not continue an interrupted run.")]
 Size = Annotated[
     str | None, _option(PREPARATION, "--size", help="Bring frames to WIDTHxHEIGHT, at most 16384 each.")
@@ -200,8 +208,23 @@ Smooth = Annotated[
 Peak = Annotated[
     int | None, _option(SCORING, "--peak", help="Side of the window whose largest mean is the score.")
 ]
+TopRatio = Annotated[
+    float | None,
+    _option(
+        SCORING, "--top-ratio", min=1e-6, max=1, help="Of top: share of the pixels whose mean is the score."
+    ),
+]
 MinArea = Annotated[
     int | None, _option(SCORING, "--min-area", min=0, help="Smaller regions of a class are specks, pixels.")
+]
+Procedure = Annotated[
+    Literal["split", "cross"],
+    _option(
+        THRESHOLDS,
+        "--procedure",
+        help="split: keep some frames for thresholds; cross: learn from all, and score each by a network "
+        "that did not learn from it (half of the time; an estimate, no bound).",
+    ),
 ]
 ShowAnomalies = Annotated[
     Path | None,
@@ -300,6 +323,7 @@ def learn(
     patch_rule: PatchRuleOption = None,
     stride: Stride = None,
     around_defects: AroundDefects = False,
+    defect_crops: DefectCrops = None,
     fresh: Fresh = False,
     size: Size = None,
     fit: Fit = None,
@@ -320,6 +344,7 @@ def learn(
     smooth: Smooth = None,
     statistic: Statistic = None,
     peak: Peak = None,
+    top_ratio: TopRatio = None,
     min_area: MinArea = None,
     false_reject: FalseReject = 0.05,
     false_reject_part: FalseRejectPart = None,
@@ -330,6 +355,7 @@ def learn(
     quantile: QuantileOption = None,
     unseen_views: UnseenOption = "refuse",
     min_recall: MinRecall = None,
+    procedure: Procedure = "split",
     show_anomalies: ShowAnomalies = None,
     config: Config = None,
     as_json: Json = False,
@@ -340,7 +366,7 @@ def learn(
 
 OF_THRESHOLDS = {
     "false_reject", "false_reject_part", "review_band", "too_few", "threshold", "k", "quantile",
-    "unseen_views", "min_recall", "show_anomalies",
+    "unseen_views", "min_recall", "procedure", "show_anomalies",
 }  # fmt: skip
 
 
@@ -646,17 +672,19 @@ def _learn_from(context: typer.Context, given: Mapping[str, Any], *, calibrate: 
     from edge.decode import Limits
     from edge.judge.thresholds import ThresholdRule
     from edge.learn.augment import Light, Movement
-    from edge.learn.learn import LearnRequest, check_masks_are_used, learn, show_anomalies
+    from edge.learn.learn import learn, show_anomalies
     from edge.learn.progress import console
+    from edge.learn.request import LearnRequest, check_masks_are_used
     from edge.recipes import find_recipe
     from edge.renewal import engine_to_load
 
     _check_finite(options)
     check_threads(options["threads"])
+    _check_sheet(options.get("show_anomalies"), options["model"])
     settings = configuration.site(options["config"])
     named = {
         "map": "score_map", "statistic": "statistic", "smooth_px": "smooth", "peak_px": "peak",
-        "of": "score_of", "min_area_px": "min_area",
+        "top_ratio": "top_ratio", "of": "score_of", "min_area_px": "min_area",
     }  # fmt: skip
     score = {key: options[option] for key, option in named.items() if options[option] is not None}
     same = (
@@ -670,9 +698,10 @@ def _learn_from(context: typer.Context, given: Mapping[str, Any], *, calibrate: 
         "learning_rate",
         "fresh",
         "around_defects",
+        "defect_crops",
         "stride",
     )
-    of_thresholds = ("too_few", "unseen_views", "min_recall", "false_reject_part", "review_band")
+    of_thresholds = ("too_few", "unseen_views", "min_recall", "false_reject_part", "review_band", "procedure")
     thresholds = of_thresholds if calibrate else ()
     rule = ThresholdRule()
     if calibrate:
@@ -719,6 +748,25 @@ def _learn_from(context: typer.Context, given: Mapping[str, Any], *, calibrate: 
     with console() as listen:
         result = learn(request, listen)
     _answer(_learning_facts(result), options["as_json"])
+
+
+def _check_sheet(file: Path | None, model: str) -> None:
+    """What cannot be shown is said before all frames are read.
+
+    Raises:
+        UsageError: neither a picture nor a page, or the model has no anomalies.
+    """
+    from edge.learn.models import of_name
+
+    if file is None:
+        return
+    if file.suffix.lower() not in (".png", ".html", ".htm"):
+        raise UsageError(f"--show-anomalies {file}: neither a .png nor an .html", hint="name it sheet.png")
+    if model != "auto" and of_name(model).plan is None:
+        raise UsageError(
+            f"model {model} does not learn from synthetic anomalies",
+            hint="leave out --show-anomalies, or choose --model anomaly-unet",
+        )
 
 
 def _is_given(context: typer.Context, name: str) -> bool:
@@ -809,10 +857,16 @@ def _unseen_facts(model: AdaptiveModel) -> dict[str, Any]:
 def _promised(of: Mapping[str, Any], what: str = "frames") -> str:
     """The bound, the estimate, or both."""
     bound, share = of["false_reject_bound"], of["false_reject_estimate"]
-    estimated = "" if share is None else f"about {share:.2%} as far as its assumption holds"
+    about = "" if share is None else f"about {share:.2%}"
+    as_far = " as far as its assumption holds" if about else ""
     if bound >= 1:
-        return f"nothing proved; rejects {estimated or 'an unknown share'} of good {what}"
-    return f"rejects at most {bound:.1%} of good {what}" + (f", {estimated}" if estimated else "")
+        return f"nothing proved; rejects {about or 'an unknown share'} of good {what}{as_far}"
+    return f"rejects at most {bound:.1%} of good {what}" + (f", {about}{as_far}" if about else "")
+
+
+def _reviewed(view: Mapping[str, Any]) -> str:
+    above = view["review_threshold"]
+    return "" if above is None else f"; OK but for review above {above:.4g}"
 
 
 def _answer(facts: Mapping[str, Any], as_json: bool) -> None:
@@ -825,7 +879,7 @@ def _answer(facts: Mapping[str, Any], as_json: bool) -> None:
     for name, view in facts.get("views", {}).items():
         print(
             f"view {name:<7} threshold {view['threshold']:.4g} from {view['frames']} frames "
-            f"({view['basis']}, {view['method']}), {_promised(view)}"
+            f"({view['basis']}, {view['method']}), {_promised(view)}{_reviewed(view)}"
         )
     if part := facts.get("part"):
         kept = {"false_reject_bound": part["bound"], "false_reject_estimate": part["estimate"]}

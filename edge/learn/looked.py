@@ -27,6 +27,8 @@ def choices_for(
 ) -> Choices:
     """What to learn with, from a sample of the good frames as `preprocess` prepares them; pinned values win.
 
+    Frames are looked at before scale and illumination, which are among what is chosen or asked for.
+
     Raises:
         DataError: none of them can be read.
     """
@@ -34,7 +36,8 @@ def choices_for(
     chosen = [good[k] for k in drawn([sample.view or "" for sample in good], MOST_FRAMES, seed)]
     unreadable: list[Unreadable] = []  # said when all are read
     seen: list[Seen] = []
-    found = frames(chosen, preprocess, limits, unreadable=unreadable, assets=assets)
+    before = preprocess.model_copy(update={"scale": 1.0, "illumination": "none"})
+    found = frames(chosen, before, limits, unreadable=unreadable, assets=assets)
     for sample, frame in found:
         listen(Event("look", sample.path, len(seen) / len(chosen)))
         seen.append(

@@ -27,7 +27,7 @@ from edge.preprocess.foreground import MeanMask
 from edge.types import DEFAULT_VIEW
 
 if TYPE_CHECKING:
-    from edge.learn.learn import LearnRequest
+    from edge.learn.request import LearnRequest
 
 # What a foreground network and the recipe that uses it must agree on: it sees the recipe's own planes
 SEEN = ("gray", "window", "percentiles", "value_range", "rectify")

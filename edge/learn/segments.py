@@ -32,7 +32,8 @@ ELASTIC_CELL_PX = 32  # distance of the random shifts that an elastic deformatio
 class SegmentAugmentation:
     """How a window is varied; what moves pixels moves the truth with them. 0 and False leave it alone."""
 
-    flips: bool = False
+    flip_across: bool = False  # left-right
+    flip_down: bool = False  # top-bottom
     brightness: float = 0.0  # at most so much is added to all of the window
     contrast: float = 0.0  # relative: differences from the mean are multiplied by 1 ± at most this
     gamma: float = 0.0  # values to the power of 1 + g, or its inverse, g at most this
@@ -46,7 +47,8 @@ UNCHANGED = SegmentAugmentation()
 # For a handful of masks: with less turning and bending a segmenter knew only cracks like those it had seen
 # (commutators: Dice of a thick, oblique one 0.56 → 0.75 on validation frames, after as many steps)
 DEFAULT = SegmentAugmentation(
-    flips=True,
+    flip_across=True,
+    flip_down=True,
     brightness=0.08,
     contrast=0.2,
     gamma=0.2,
@@ -136,10 +138,9 @@ class SegmentBatches:
             window, truth = _moved(labelled, top, left, *_coordinates(self.window_px, a, rng))
         else:
             window, truth = _straight(labelled, top, left, self.window_px)
-        if a.flips:
-            for axis in (0, 1):
-                if rng.random() < 0.5:
-                    window, truth = np.flip(window, axis), np.flip(truth, axis)
+        for axis, allowed in enumerate((a.flip_down, a.flip_across)):
+            if allowed and rng.random() < 0.5:
+                window, truth = np.flip(window, axis), np.flip(truth, axis)
         return _shaded(window, a, rng), truth
 
 

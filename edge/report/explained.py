@@ -61,6 +61,7 @@ def detectability_view(found: Detectability) -> dict[str, Any]:
         "frames": found.frames,
         "learned_frames": found.learned_frames,
         "planted": found.planted,
+        "caution": found.caution(),
         "no_room": found.no_room,
         "seconds": found.seconds,
         "probability": PROBABILITY,

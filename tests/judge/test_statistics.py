@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.judge.statistics import dissimilarity, gradient_dissimilarity, peak, score_map, summarise
+from edge.judge.statistics import dissimilarity, gradient_dissimilarity, peak, score_map, summarise, top
 
 
 @pytest.fixture
@@ -190,3 +190,59 @@ def test_smoothing_does_not_dilute_a_parts_edge() -> None:
     plane = np.full(foreground.shape, 0.5, np.float32)
     values = score_map(plane, plane + np.float32(0.25), "l1", 6.0, foreground)
     np.testing.assert_allclose(values[foreground], 0.25, rtol=1e-4)
+
+
+@given(st.integers(1, 15), st.integers(1, 15), st.floats(1e-6, 1))
+def test_top_is_the_mean_of_the_highest_share_of_at_least_one_pixel(
+    height: int, width: int, ratio: float
+) -> None:
+    values = np.random.default_rng(height * 31 + width).random((height, width), np.float32)
+    count = max(1, round(ratio * values.size))
+    assert top(values, ratio) == pytest.approx(np.sort(values.ravel())[-count:].mean(), rel=1e-5)
+    assert values.mean() <= top(values, ratio) + 1e-6
+    assert top(values, ratio) <= values.max() + 1e-6
+
+
+def test_top_of_ever_fewer_pixels_is_the_maximum_and_of_all_the_mean(plane: np.ndarray) -> None:
+    shares = [top(plane, ratio) for ratio in (1e-6, 0.01, 0.1, 1.0)]
+    assert shares == sorted(shares, reverse=True)
+    assert shares[0] == plane.max()
+    assert shares[-1] == pytest.approx(plane.mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_top_of_a_map_that_is_not_finite_is_no_score(plane: np.ndarray, bad: float) -> None:
+    values = plane.copy()
+    values[3, 4] = bad
+    assert np.isnan(top(values, 0.01))
+    assert np.isnan(summarise(plane, values, "top", 4).raw)
+
+
+def test_top_is_over_the_foreground_and_as_its_share_says(plane: np.ndarray) -> None:
+    foreground = np.zeros(plane.shape, bool)
+    foreground[:, :10] = True
+    values = np.where(foreground, plane, np.float32(9))
+    score = summarise(plane, values, "top", 4, foreground, top_ratio=0.05)
+    assert score.raw == pytest.approx(np.sort(plane[:, :10].ravel())[-20:].mean(), rel=1e-5)
+    assert summarise(plane, plane, "peak", 4, top_ratio=0.05).statistics["top"] == pytest.approx(
+        np.sort(plane.ravel())[-100:].mean(), rel=1e-5
+    )
+
+
+def test_scattered_faults_raise_the_top_and_not_the_peak() -> None:
+    """What it is for: many small places, none of which fills a window."""
+    one, many = np.zeros((100, 100), np.float32), np.zeros((100, 100), np.float32)
+    one[50, 50] = 1
+    many[5::10, 5::10] = 1
+    first, second = (summarise(v, v, "top", 8) for v in (one, many))
+    assert second.raw == pytest.approx(100 * first.raw)
+    assert second.statistics["peak"] == pytest.approx(first.statistics["peak"])
+
+
+def test_six_equal_parts_have_the_top_of_four() -> None:
+    def raw(parts: int) -> float:
+        plane, answer, foreground = tray(parts, seed=parts)
+        values = score_map(plane, answer, "l1", 3.0, foreground)
+        return summarise(plane, values, "top", 8, foreground, top_ratio=1 / 8).raw  # a whole number of pixels
+
+    assert raw(6) == pytest.approx(raw(4), rel=1e-4)

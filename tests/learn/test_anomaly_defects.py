@@ -42,7 +42,7 @@ def test_a_few_frames_have_few_windows_around_their_defects(frames: int, around:
     "plan",
     [
         {},
-        {"flips": False, "transpose": False},
+        {"flip_across": False, "flip_down": False, "transpose": False},
         {"zoom": 0.2, "turn_deg": 20.0, "trim": 0.1, "at_border": 0.4},
     ],
     ids=["dihedral", "straight", "moved"],

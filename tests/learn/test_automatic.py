@@ -13,8 +13,15 @@ from hypothesis import strategies as st
 
 from edge.errors import UsageError
 from edge.learn.automatic import (
+    ALWAYS,
     EXPOSURE_DIFFERS,
+    LEAST_ALIGNED_FRAMES,
+    MARGIN_PX,
+    MODEL,
     MOST_TILE_PX,
+    OF_ALIGNED,
+    OVERLAP_PX,
+    SMALL_SIDE_PX,
     TILE_MULTIPLE_PX,
     Choices,
     choose,
@@ -171,3 +178,112 @@ def test_every_choice_says_why_and_can_be_recorded(plain: Survey) -> None:
     assert set(record) == {f.name for f in fields(Choices)}
     assert all(entry["why"] for entry in record.values())
     assert len(found.sentences()) == len(record)
+
+
+def with_border(seen: Survey) -> Survey:
+    """As if frames showed a part, whose edge is at the left."""
+    borders = tuple(replace(border, unlike=float(border.side == "left")) for border in seen.borders)
+    return replace(seen, borders=borders)
+
+
+def finely(seen: Survey, lost_at_half: float) -> Survey:
+    return replace(seen, texture=replace(seen.texture, lost_at_half=lost_at_half))
+
+
+@pytest.mark.parametrize(
+    ("size", "lost_at_half", "scale"),
+    [
+        ((600, 800), 0.005, 0.5),  # half the size loses nothing
+        ((600, 800), 0.05, 1.0),  # it does
+        ((300, 800), 0.05, 0.5),  # it does, but most of the part is seen at once
+        ((150, 800), 0.005, 1.0),  # too small already
+        ((100, 800), 0.005, 2.0),
+    ],
+)
+def test_a_part_is_seen_at_half_the_size_by_the_rule_and_texture_is_not(
+    plain: Survey, size: tuple[int, int], lost_at_half: float, scale: float
+) -> None:
+    seen = finely(sized(plain, *size, 5.0), lost_at_half)
+    assert choose(with_border(seen)).scale.value == scale
+    assert choose(seen).scale.value == (1.0 if size[0] >= SMALL_SIDE_PX else 2.0)
+
+
+@pytest.mark.parametrize("size", [(600, 800), (2000, 2500), (160, 170)])
+def test_tiles_reach_beyond_a_part_and_overlap_inside_endless_texture(
+    plain: Survey, size: tuple[int, int]
+) -> None:
+    seen = finely(sized(plain, *size, 5.0), 0.05)
+    part = choose(with_border(seen)).tiles.value
+    assert part.margin_px == MARGIN_PX
+    assert part.step_px == part.keep_px
+    endless = choose(seen).tiles.value
+    assert endless.margin_px == 0
+    tiling = Tiling(*size, endless)
+    for starts, length in ((tiling.ys, size[0]), (tiling.xs, size[1])):
+        if length >= endless.size_px:
+            assert int(starts[-1]) + endless.size_px == length, "none reaches beyond the frame"
+        assert all(step <= endless.size_px - OVERLAP_PX for step in np.diff(starts))
+
+
+def aligned(seen: Survey, frames: int) -> Survey:
+    layout = replace(seen.layout, correlation=0.95, moved_px=0.0)
+    found = replace(seen, frames=frames, layout=layout)
+    assert found.layout.kind == "aligned"
+    return found
+
+
+def test_enough_aligned_frames_are_held_to_each_place_and_only_what_matters_is_said(plain: Survey) -> None:
+    found = choose(aligned(plain, LEAST_ALIGNED_FRAMES))
+    assert found.model.value == OF_ALIGNED
+    assert set(found.record()) == set(ALWAYS)
+    assert len(found.sentences()) == len(ALWAYS)
+    assert not any("tiles" in sentence for sentence in found.sentences())
+    few = choose(aligned(plain, LEAST_ALIGNED_FRAMES - 1))
+    assert few.model.value == MODEL
+    assert set(few.record()) == {f.name for f in fields(Choices)}
+    assert choose(aligned(plain, 50), {"model": MODEL}).record().keys() == few.record().keys()
+
+
+@pytest.mark.parametrize("given_away", [(), ("left-right",), ("top-bottom",), ("left-right", "top-bottom")])
+def test_windows_are_mirrored_by_each_axis_on_its_own(plain: Survey, given_away: tuple[str, ...]) -> None:
+    symmetry = tuple(
+        replace(s, allowed=s.mirror not in given_away, feature="gradient") for s in plain.symmetry
+    )
+    found = choose(replace(plain, symmetry=symmetry))
+    assert found.plan.flip_across == ("left-right" not in given_away)
+    assert found.plan.flip_down == ("top-bottom" not in given_away)
+    assert all(name in found.flips.why for name in given_away)
+
+
+@settings(max_examples=40)
+@given(angle=st.floats(0, np.pi))
+def test_streaks_run_as_the_lines_of_the_texture_do(plain: Survey, angle: float) -> None:
+    texture = replace(plain.texture, direction_rad=angle, coherence=0.6)
+    found = choose(replace(plain, texture=texture)).lighting
+    degrees = np.rad2deg(angle) % 180
+    along_rows, along_columns = min(degrees, 180 - degrees), abs(degrees - 90)
+    if min(along_rows, along_columns) < 5.5:
+        assert found.value.stripes > 0
+        assert found.value.stripes_run == ("across" if along_rows < along_columns else "down")
+        assert "streaks" in found.why
+    if min(along_rows, along_columns) > 6:
+        assert found.value.stripes == 0
+
+
+def test_a_plan_is_what_was_chosen(plain: Survey) -> None:
+    found = choose(with_border(plain), {"transpose": False})
+    assert found.plan.mix == found.mix.value
+    assert found.plan.lighting == found.lighting.value
+    assert found.plan.at_border == found.at_border.value > 0
+    assert found.plan.zoom == found.movement.value.zoom > 0
+    assert found.plan.trim == found.movement.value.trim > 0
+    assert not found.plan.transpose
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_every_reason_is_a_sentence_whatever_the_facts(plain: Survey, many: bool) -> None:
+    for seen in (plain, with_border(plain), aligned(plain, 5), sized(plain, 40, 3000, 9.0)):
+        seen = replace(seen, light=replace(seen.light, exposure_within=0.6, gain_like=1.0)) if many else seen
+        for entry in choose(seen).record().values():
+            assert len(entry["why"].split()) > 2
+            assert "nan" not in entry["why"]

@@ -97,3 +97,9 @@ def test_evaluate_warns_of_good_frames_from_another_process(site: Path) -> None:
 def test_a_band_that_is_no_band_is_refused(site: Path) -> None:
     with pytest.raises(UsageError, match=r"--review-band 0\.1: not above --false-reject 0\.1"):
         run(*CALIBRATE, "--review-band", "0.1")
+
+
+def test_the_review_band_is_said_in_words(site: Path) -> None:
+    text = run(*CALIBRATE, "--review-band", "0.4").stdout
+    assert text.count("OK but for review above 0.0") == 2
+    assert "for review" not in run(*CALIBRATE).stdout

@@ -13,6 +13,7 @@ from edge.learn.export import to_onnx
 from edge.learn.labels import LabelledPlane
 from edge.learn.models.anomaly_unet import AnomalyUNet, AnomalyUNetConfig
 from edge.learn.models.features import (
+    AnyOf,
     BankConfig,
     Distance,
     FeatureDistance,
@@ -24,6 +25,7 @@ from edge.learn.models.features import (
     fit,
     gabor_filters,
 )
+from edge.learn.models.sorts import silhouette, sorts_of
 from edge.types import FloatImage
 
 SIDE = 96
@@ -259,3 +261,104 @@ def test_learned_encoder_gives_features_and_keeps_its_weights() -> None:
         pair = network.squared(torch.from_numpy(np.stack([texture(20), scratched]))[:, None])[:, 0, 7, 8:10]
     assert float(pair[1].min()) > 2 * float(pair[0].max())
     assert all(torch.equal(before[name], tensor) for name, tensor in encoder.state_dict().items())
+
+
+def turned(seed: int) -> FloatImage:
+    """The same part from the other side: a second sort of frames."""
+    return np.ascontiguousarray(part(seed)[::-1, ::-1])
+
+
+def two_sorts(count: int) -> list[LabelledPlane]:
+    """In turn, as views of a part come."""
+    return labelled(*(shown(k) for k in range(count) for shown in (part, turned)))
+
+
+def test_sorts_of_frames_are_told_apart_whatever_their_brightness_and_order() -> None:
+    planes = labelled(*(0.5 * shown(k) + 0.1 * (k % 4) for k in range(5) for shown in (part, turned)))
+    for most in (2, 3, 4, 20):
+        found = [{id(plane) for plane in sort} for sort in sorts_of(planes, most, 0)]
+        wanted = [{id(plane) for plane in planes[start::2]} for start in (0, 1)]
+        assert sorted(found, key=min) == sorted(wanted, key=min)
+
+
+def test_frames_that_differ_by_noise_alone_are_one_sort() -> None:
+    for count in (6, 10, 24):
+        assert len(sorts_of(labelled(*(part(k) for k in range(count))), 4, 0)) == 1
+
+
+@pytest.mark.parametrize("clusters", [1, 2, 3, 5])
+def test_silhouette_is_scikit_learns(clusters: int) -> None:
+    from sklearn.metrics import silhouette_score
+
+    rng = np.random.default_rng(clusters)
+    points = rng.normal(size=(20, 3)).astype(np.float32)
+    labels = np.concatenate([np.arange(clusters), rng.integers(clusters, size=20 - clusters)])
+    wanted = silhouette_score(points, labels) if clusters > 1 else 0.0
+    assert silhouette(points, labels) == pytest.approx(wanted, abs=1e-6)
+
+
+def test_a_sort_of_fewer_than_three_frames_is_given_up_and_none_is_lost() -> None:
+    planes = labelled(*(part(k) for k in range(6)), turned(0), turned(1))
+    for seed in range(5):
+        for most in (2, 3, 4, 8):
+            found = sorts_of(planes, most, seed)
+            assert sorted(id(plane) for sort in found for plane in sort) == sorted(map(id, planes))
+            assert min(map(len, found)) >= 3
+
+
+@pytest.mark.parametrize(
+    "planes", [labelled(*[part(0)] * 7), labelled(*[np.zeros((SIDE, SIDE), np.float32)] * 7)]
+)
+def test_equal_frames_are_sorted_somehow(planes: list[LabelledPlane]) -> None:
+    assert sum(map(len, sorts_of(planes, 4, 2**40))) == 7
+
+
+def test_fewer_than_six_frames_are_one_sort() -> None:
+    assert len(sorts_of(two_sorts(2), 4, 0)) == 1
+
+
+def test_each_sort_of_frames_has_its_own_gaussians() -> None:
+    """One model for both sides knows neither: a hole of one side may then lie at the other's."""
+    network, single = FeatureDistance(config("aligned", kinds=2)), FeatureDistance(config("aligned"))
+    for one in (network, single):
+        fit(one, two_sorts(6), 0)
+    assert isinstance(network.distance, AnyOf)
+    assert len(network.distance.kinds) == 2
+    undrilled = part(20)
+    undrilled[50:82, 14:46] = part(20)[50:82, 60:92]
+    for shown in (part(20), turned(20)):
+        assert answer(network, shown).max() < 0.6
+    assert answer(network, undrilled)[54:78, 18:42].max() > 0.9
+    assert answer(single, undrilled)[54:78, 18:42].max() < answer(network, undrilled)[54:78, 18:42].max()
+
+
+@pytest.mark.parametrize("distance", ["memory", "aligned"])
+def test_views_that_come_in_turn_are_measured_on_both(distance: Distance) -> None:
+    """Every other frame is the same view: learned from one alone, the other would seem infinitely far."""
+    in_turn, one_after_another = (FeatureDistance(config(distance, kinds=2)) for _ in range(2))
+    planes = two_sorts(6)
+    fit(in_turn, planes, 0)
+    fit(one_after_another, planes[::2] + planes[1::2], 0)
+    assert float(in_turn.scale) == pytest.approx(float(one_after_another.scale), rel=0.3)
+    scratched = part(20)
+    scratched[60:62, 60:84] += 0.35
+    assert answer(in_turn, scratched)[56:66, 58:86].max() > 0.5
+
+
+def test_more_sorts_than_there_are_do_no_harm_and_are_exported() -> None:
+    several, one = FeatureDistance(config("aligned", kinds=4)), FeatureDistance(config("aligned"))
+    planes = labelled(*(part(k) for k in range(5)))
+    for network in (several, one):
+        fit(network, planes, 0)
+    assert isinstance(several.distance, AnyOf)
+    assert len(several.distance.kinds) == 1
+    np.testing.assert_array_equal(answer(several, part(20)), answer(one, part(20)))
+    two = FeatureDistance(config("aligned", kinds=4))
+    fit(two, two_sorts(4), 0)
+    tiles = np.stack([part(20), turned(21), 1 - part(22)])[:, None]
+    core = ov.Core()
+    for network in (several, two):
+        compiled = core.compile_model(core.read_model(to_onnx(network, SIDE)), "CPU", EXACT)
+        with torch.no_grad():
+            wanted = network(torch.from_numpy(tiles)).numpy()
+        np.testing.assert_allclose(compiled(tiles)[0], wanted, atol=1e-4)

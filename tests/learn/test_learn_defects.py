@@ -18,9 +18,10 @@ from edge.dataset import Dataset, read_manifest
 from edge.errors import UsageError
 from edge.learn import few_defects, models
 from edge.learn.defects import Verdict
-from edge.learn.learn import LearnRequest, LearnResult, learn
+from edge.learn.learn import LearnResult, learn
 from edge.learn.models.anomaly_unet import AnomalyUNet, AnomalyUNetConfig
 from edge.learn.progress import Event
+from edge.learn.request import LearnRequest
 from edge.preprocess import TileSpec
 
 

@@ -1,4 +1,4 @@
-"""Networks: sizes in, sizes out, and which one is chosen."""
+"""Networks: sizes in, sizes out."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from edge.learn.models import MODELS, choose
+from edge.learn.models import MODELS
 from edge.learn.models.cae import Cae, CaeConfig
 from edge.learn.models.fragment_cae import FragmentCae, FragmentCaeConfig
 
@@ -39,19 +39,3 @@ def test_latent_of_the_fragment_network_holds_less_than_its_fragment() -> None:
         latent = network.latent(network.down(torch.rand(1, 1, 64, 64)))
     assert latent.shape == (1, FragmentCaeConfig().latent, 8, 8)
     assert latent.numel() <= 64 * 64 / 8
-
-
-@pytest.mark.parametrize(
-    ("sizes", "name", "said"),
-    [
-        ([(100, 100)], "fragment-cae", "0.01 megapixels"),
-        ([(700, 1024)] * 3, "fragment-cae", "0.72 megapixels"),
-        ([(100, 100), (1000, 5000), (1000, 5000)], "cae", "5.00 megapixels"),
-    ],
-)
-def test_model_is_chosen_by_the_size_of_the_frames_and_says_why(
-    sizes: list[tuple[int, int]], name: str, said: str
-) -> None:
-    chosen, why = choose(sizes)
-    assert chosen == name
-    assert said in why

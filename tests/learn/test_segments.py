@@ -67,7 +67,7 @@ def test_a_step_is_the_same_whenever_it_is_asked_for(augmentation: SegmentAugmen
     "augmentation",
     [
         UNCHANGED,
-        SegmentAugmentation(flips=True),
+        SegmentAugmentation(flip_across=True, flip_down=True),
         SegmentAugmentation(rotation_deg=45.0),
         SegmentAugmentation(scale=0.3),
         SegmentAugmentation(elastic_px=3.0),
@@ -81,7 +81,7 @@ def test_truth_moves_with_the_pixels(augmentation: SegmentAugmentation) -> None:
     agree = (inputs[:, 0] - expected).abs() < 0.03
     highest, lowest = (torch.nn.functional.max_pool2d(sign * masks, 3, 1, 1) for sign in (1, -1))
     inside = (highest == -lowest).all(1)  # the same classes all around
-    if augmentation in (UNCHANGED, SegmentAugmentation(flips=True)):
+    if augmentation in (UNCHANGED, SegmentAugmentation(flip_across=True, flip_down=True)):
         inside = torch.ones_like(inside)
     assert float((masks.amax(1) * inside).sum()) > 500
     assert float(agree[inside].float().mean()) > 0.99

@@ -21,7 +21,8 @@ from edge.judge.calibration import load_calibration
 from edge.judge.thresholds import ThresholdRule
 from edge.learn import models
 from edge.learn.augment import Light, Movement
-from edge.learn.learn import DEFAULT_LIMITS, LearnRequest, LearnResult, _score, check_masks_are_used, learn
+from edge.learn.learn import LearnResult, learn
+from edge.learn.request import DEFAULT_LIMITS, LearnRequest, check_masks_are_used, score_for
 from edge.pipeline import Inspection, Inspector
 from edge.preprocess import MaskSpec, PreprocessSpec
 
@@ -305,10 +306,10 @@ def test_what_would_have_no_effect_is_refused_before_anything_is_read(
         learn(request(site, model, 1, **changes))
 
 
-def test_every_statistic_of_a_fragment_can_be_its_score(site: Path) -> None:
+def test_every_statistic_of_a_fragment_can_be_itsscore_for(site: Path) -> None:
     for statistic in FRAGMENT_STATISTICS:
         wanted = request(site, "fragment-ae", 1, score={"statistic": statistic})
-        assert _score(wanted, models.MODELS["fragment-ae"]).statistic == statistic
+        assert score_for(wanted, models.MODELS["fragment-ae"]).statistic == statistic
 
 
 def test_a_recall_that_only_a_threshold_of_nothing_has_is_refused(tmp_path: Path) -> None:
@@ -352,7 +353,7 @@ def test_nothing_to_learn_around_is_said(site: Path) -> None:
         learn(request(site, "fragment-ae", 1, around_defects=True, dataset=Dataset(site, good)))
 
 
-@pytest.mark.parametrize("model", ["auto", "cae"])
+@pytest.mark.parametrize("model", ["frequency-unet", "cae"])
 def test_masks_that_a_model_would_leave_aside_are_refused(model: str) -> None:
     with pytest.raises(UsageError, match="--masks has no effect"):
         check_masks_are_used(model)

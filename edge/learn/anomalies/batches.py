@@ -37,7 +37,8 @@ class AnomalyPlan:
     mix: AnomalyMix = field(default_factory=AnomalyMix)
     lighting: Lighting = field(default_factory=Lighting)
     at_border: float = 0.0  # share of windows' rows and of their columns that begin or end at the border
-    flips: bool = True
+    flip_across: bool = True  # left-right
+    flip_down: bool = True  # top-bottom
     transpose: bool = True
     trim: float = 0.0  # of a plane's sides: at most so much is cut off, so that borders vary
     zoom: float = 0.0  # relative, either way
@@ -107,7 +108,8 @@ class AnomalyBatches:
         """Of windows around defects: more than of others, since they are fewer; light varies as in theirs."""
         turn_deg = AROUND_TURN_DEG if self.plan.transpose else 0.0
         return SegmentAugmentation(
-            flips=self.plan.flips,
+            flip_across=self.plan.flip_across,
+            flip_down=self.plan.flip_down,
             rotation_deg=max(self.plan.turn_deg, turn_deg),
             scale=max(self.plan.zoom, AROUND_ZOOM),
             elastic_px=AROUND_ELASTIC_PX,
@@ -128,11 +130,10 @@ class AnomalyBatches:
             layers.append((truth[there] > 0).astype(np.float32))
         if moved:
             layers = self._moved(layers, rng)
-        if self.plan.flips:
-            if rng.random() < 0.5:
-                layers = [layer[::-1] for layer in layers]
-            if rng.random() < 0.5:
-                layers = [layer[:, ::-1] for layer in layers]
+        if self.plan.flip_down and rng.random() < 0.5:
+            layers = [layer[::-1] for layer in layers]
+        if self.plan.flip_across and rng.random() < 0.5:
+            layers = [layer[:, ::-1] for layer in layers]
         if self.plan.transpose and rng.random() < 0.5:
             layers = [layer.T for layer in layers]
         return np.ascontiguousarray(layers[0]), None if truth is None else layers[1] > 0.5

@@ -65,7 +65,7 @@ def own_pixels(rng: np.random.Generator, ground: Ground) -> FloatImage:
     window = ground.window
     kind = rng.random()
     if kind < 0.35:
-        window = cv2.GaussianBlur(window, (0, 0), float(rng.uniform(1.2, 6.0)))
+        window = np.asarray(cv2.GaussianBlur(window, (0, 0), float(rng.uniform(1.2, 6.0))), np.float32)
     mean = float(window.mean())
     factor = 1.0 if kind < 0.25 else math.exp(rng.uniform(math.log(1.4), math.log(3.0)) * rng.choice((-1, 1)))
     offset = 0.0 if kind < 0.25 or rng.random() < 0.3 else _shifted(rng, ground) - mean
@@ -169,7 +169,7 @@ def _placed(
     height, width = source.shape
     if zoom < 1:  # before it is sampled at wide steps
         source = cv2.GaussianBlur(source, (0, 0), 0.5 / zoom)  # type: ignore[assignment]  # float32
-    matrix = cv2.getRotationMatrix2D((w / 2, h / 2), turn_deg, zoom)
+    matrix = np.asarray(cv2.getRotationMatrix2D((w / 2, h / 2), turn_deg, zoom), np.float64)
     at = rng.uniform(0, 1, 2) * (width, height)
     matrix[:, 2] += matrix[:, :2] @ (np.array([w / 2, h / 2]) - at)
     flags = cv2.INTER_LINEAR

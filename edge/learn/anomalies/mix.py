@@ -67,6 +67,8 @@ def paint(
 ) -> Painted:
     """One or two anomalies over a good window (h, w) in 0..1, or none if nothing drawn could be seen.
 
+    Where there is a `foreground` (h, w), nothing outside it changes, or is labelled.
+
     Segmenting anomalies pasted on good frames: Zavrtanik et al., "DRAEM", ICCV 2021; labels where the
     picture changed, and blending by Poisson's equation: Schlüter et al., "Natural Synthetic Anomalies" (NSA),
     ECCV 2022.
@@ -78,9 +80,11 @@ def paint(
     for _ in range(count):
         for _attempt in range(ATTEMPTS):
             changed, kind = _one(painted, rng, mix, donors, crops, foreground)
-            seen = _visible(window, changed, mix)
+            seen = _visible(window, changed, mix)  # a second one may undo what the first one changed
+            if foreground is not None:
+                seen &= foreground
             if np.count_nonzero(seen & ~label) >= LEAST_AREA_PX:
-                painted, label, kinds = changed, label | seen, (*kinds, kind)
+                painted, label, kinds = changed, seen, (*kinds, kind)
                 break
     return Painted(painted, label, kinds)
 
@@ -111,6 +115,8 @@ def _one(
     else:
         soft = cv2.GaussianBlur(cover, (0, 0), float(rng.uniform(*mix.edge_px)))
     weight = soft * np.float32(rng.uniform(*mix.opacity))
+    if foreground is not None:  # beyond which the soft edge reaches
+        weight = weight * foreground
     return np.clip((1 - weight) * window + weight * fill, 0, 1).astype(np.float32), (shape, name)
 
 
@@ -128,8 +134,8 @@ def _visible(before: FloatImage, after: FloatImage, mix: AnomalyMix) -> Mask:
     changed = (np.abs(after - before) > mix.visible).astype(np.uint8)
     if mix.close_px > 1:
         ellipse = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (mix.close_px, mix.close_px))
-        changed = cv2.morphologyEx(changed, cv2.MORPH_CLOSE, ellipse)  # type: ignore[assignment]  # uint8
-    return changed.astype(np.bool_)
+        changed = np.asarray(cv2.morphologyEx(changed, cv2.MORPH_CLOSE, ellipse), np.uint8)
+    return np.asarray(changed > 0, np.bool_)
 
 
 def _poisson(window: FloatImage, fill: FloatImage, cover: Cover) -> FloatImage | None:

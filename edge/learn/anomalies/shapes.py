@@ -1,6 +1,7 @@
 """Where an anomaly is: covers (h, w) float32 in 0..1, from specks and hair-thin cracks to large patches.
 
-All lengths are in pixels of the window. The same generator gives the same cover.
+All lengths are in pixels of the window. The same generator gives the same cover. Edges are hard (OpenCV
+smooths lines in 8 bits only): they are softened where covers are blended.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def clouds(
     amplitude = frequency**-exponent * np.exp(-np.square(frequency * cell_px) / 2)
     phase = rng.standard_normal((2, *amplitude.shape))
     noise = np.fft.irfft2(amplitude * (phase[0] + 1j * phase[1]), (h, w))
-    return ((noise - noise.mean()) / max(1e-9, float(noise.std()))).astype(np.float32)
+    return np.asarray((noise - noise.mean()) / max(1e-9, float(noise.std())), np.float32)
 
 
 def blob(rng: np.random.Generator, shape: tuple[int, int], centre: NDArray[np.float64]) -> Cover:
@@ -47,7 +48,8 @@ def blob(rng: np.random.Generator, shape: tuple[int, int], centre: NDArray[np.fl
     along = dx * math.cos(turn) + dy * math.sin(turn)
     across = (dy * math.cos(turn) - dx * math.sin(turn)) / flat
     dome = 1 - np.hypot(along, across) / radius
-    return (dome + rng.uniform(0.1, 0.6) * clouds(rng, shape, rng.uniform(1.0, 2.0)) > 0.2).astype(np.float32)
+    ragged = dome + rng.uniform(0.1, 0.6) * clouds(rng, shape, rng.uniform(1.0, 2.0))
+    return np.asarray(ragged > 0.2, np.float32)
 
 
 def polygon(rng: np.random.Generator, shape: tuple[int, int], centre: NDArray[np.float64]) -> Cover:
@@ -60,7 +62,7 @@ def polygon(rng: np.random.Generator, shape: tuple[int, int], centre: NDArray[np
     turn = rng.uniform(0, 2 * np.pi)
     spin = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
     cover = np.zeros(shape, np.float32)
-    cv2.fillPoly(cover, [_fixed(points @ spin.T + centre)], 1.0, cv2.LINE_AA, SHIFT)
+    cv2.fillPoly(cover, [_fixed(points @ spin.T + centre)], 1.0, cv2.LINE_8, SHIFT)
     return cover
 
 
@@ -73,7 +75,7 @@ def specks(rng: np.random.Generator, shape: tuple[int, int], centre: NDArray[np.
         at = centre + rng.normal(0, 6, 2)
         cv2.ellipse(
             cover, _point(at), _point(np.array(axes)), float(rng.uniform(0, 180)), 0, 360, 1.0, -1,
-            cv2.LINE_AA, SHIFT,
+            cv2.LINE_8, SHIFT,
         )  # fmt: skip
     return cover
 
@@ -106,7 +108,7 @@ def band(rng: np.random.Generator, shape: tuple[int, int], centre: NDArray[np.fl
     y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
     across = (x - np.float32(centre[0])) * math.cos(turn) + (y - np.float32(centre[1])) * math.sin(turn)
     wave = clouds(rng, shape, 2.0) * np.float32(rng.uniform(0, 4))
-    return (across + wave > 0).astype(np.float32)
+    return np.asarray(across + wave > 0, np.float32)
 
 
 Shape = Callable[[np.random.Generator, tuple[int, int], NDArray[np.float64]], Cover]
@@ -126,6 +128,8 @@ def texture_direction(plane: FloatImage) -> tuple[float, float]:
 
     Bigün & Granlund, "Optimal orientation detection of linear symmetry", ICCV 1987.
     """
+    if min(plane.shape) < 2:  # nothing to differ from
+        return 0.0, 0.0
     smooth = cv2.GaussianBlur(np.asarray(plane, np.float32), (0, 0), 1.0)
     gy, gx = np.gradient(smooth)
     xx, yy, xy = float((gx * gx).mean()), float((gy * gy).mean()), float((gx * gy).mean())
@@ -149,14 +153,14 @@ def _bent(
     start = rng.uniform(0, 2 * np.pi) if turn is None else turn
     angle = start + rng.normal(0, bend) * np.linspace(-1, 1, steps) + np.cumsum(rng.normal(0, jitter, steps))
     line = np.cumsum(np.column_stack([np.cos(angle), np.sin(angle)]) * (length / steps), axis=0)
-    return line + (centre - line[steps // 2])
+    return np.asarray(line + (centre - line[steps // 2]), np.float64)
 
 
 def _stroke(shape: tuple[int, int], line: NDArray[np.float64], width: float) -> Cover:
     """A line of that width; thinner than a pixel it is fainter, as a lens shows it."""
     cover = np.zeros(shape, np.float32)
     points = [_fixed(line)]
-    cv2.polylines(cover, points, False, min(1.0, width), max(1, round(width)), cv2.LINE_AA, SHIFT)
+    cv2.polylines(cover, points, False, min(1.0, width), max(1, round(width)), cv2.LINE_8, SHIFT)
     return cover
 
 

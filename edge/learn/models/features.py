@@ -18,26 +18,23 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
 from edge.errors import DataError
 from edge.learn.closed_form import Array, coreset, gaussian, inverse_root, ledoit_wolf, whitening
-from edge.learn.datasets import mirrored
 from edge.learn.labels import LabelledPlane
 from edge.learn.models.anomaly_unet import AnomalyUNet
+from edge.learn.models.feature_maps import Grid, common, feature_maps, mean_of, rows_of
+from edge.learn.models.sorts import LEAST_OF_A_SORT, sorts_of
 
 Distance = Literal["gaussian", "aligned", "memory"]
 
-PIECE_PX = 1024  # large planes are read in pieces
-AROUND_PX = 64  # of its surroundings that a piece is read with
-LEAST_ALIGNED = 3  # planes; fewer say nothing about how a place varies
+LEAST_ALIGNED = LEAST_OF_A_SORT  # planes
+ALIKE = 4  # sorts of frames at most that are dealt evenly to both halves: views often come in turn
 CANDIDATES = 20_000  # places that the memory is chosen from
-THUMBNAIL_PX = 32  # by which sorts of frames are told apart
 LEAST_LOCAL_VARIANCE = 0.05  # of a place, relative to the mean of all: few frames cannot make us surer
 UNDECIDED_SHARE = 0.999  # of good places are nearer than where the map says 1/2
 UNLIKELY = np.log(19)  # log-odds below that of the middle of good places: 1/20
@@ -205,7 +202,7 @@ class FeatureDistance(nn.Module):
         if config.size_px <= 0 or config.size_px % self.features.stride_px:
             raise ValueError(f"size_px must be a multiple of {self.features.stride_px}, not {config.size_px}")
         side = config.size_px // self.features.stride_px
-        return AnyOf([Placed(side, channels, config.tolerance) for _ in range(config.kinds)])
+        return AnyOf([Placed(side, channels, config.tolerance)])  # as many as there are sorts, once fitted
 
     def forward(self, tiles: Tensor) -> Tensor:
         ratio = (self.squared(tiles) / self.scale).clamp(max=MOST) ** self.power
@@ -217,6 +214,11 @@ class FeatureDistance(nn.Module):
         """d² per feature on the grid, (n, 1, t/stride, t/stride)."""
         distance: Tensor = self.distance(self.whitened(tiles))
         return distance / self.features.channels
+
+    @property
+    def grid(self) -> Grid:
+        """How planes are read for it."""
+        return Grid(self.features.stride_px, self.config.distance == "aligned")
 
     def whitened(self, tiles: Tensor) -> Tensor:
         """Features (n, c, g, g) with mean 0 and covariance 1 over the good places."""
@@ -299,8 +301,8 @@ def fit(network: nn.Module, planes: Sequence[LabelledPlane], seed: int) -> None:
     """Learn from good planes in closed form; the same planes and seed give the same network.
 
     Planes are read one after another, several times, so they need not be in memory. With more than one, the
-    scale is that of planes the distances were not learned from: first every other one is learned and the rest
-    measured, then all are learned.
+    scale is that of planes the distances were not learned from: first half of each sort is learned and the
+    rest measured, then all are learned.
 
     Raises:
         DataError: no planes; of `aligned`, fewer than three, or of another size than the network's.
@@ -309,15 +311,24 @@ def fit(network: nn.Module, planes: Sequence[LabelledPlane], seed: int) -> None:
         raise TypeError(f"{type(network).__name__} is not fitted in closed form here")
     _check(network, planes)
     network.eval()
-    learned, rest = (planes[::2], planes[1::2]) if len(planes) > 1 else (planes, planes)
+    sorts = sorts_of(planes, network.config.kinds, seed)
+    halves = [_halves(of, seed) for of in sorts]
+    rest = [labelled for _, second in halves for labelled in second] or planes
     with torch.no_grad():
-        _fit_distance(network, learned, seed)
-        distances = np.concatenate([values.ravel() for values in _maps(network.squared, network, rest)])
+        _fit_distance(network, [first for first, _ in halves], seed)
+        maps = feature_maps(network.squared, rest, network.grid)
+        distances = np.concatenate([values.ravel() for values in maps])
         middle, scale = np.maximum(np.quantile(distances, (0.5, UNDECIDED_SHARE)), 1e-6)
         if len(planes) > 1:
-            _fit_distance(network, planes, seed)
+            _fit_distance(network, sorts, seed)
         network.scale.fill_(float(scale))
         network.power.fill_(float(np.clip(UNLIKELY / np.log(max(scale / middle, 1.001)), 1, MOST_POWER)))
+
+
+def _halves(planes: Sequence[LabelledPlane], seed: int) -> tuple[list[LabelledPlane], list[LabelledPlane]]:
+    """Every other plane of each sort, and the others."""
+    sorts = sorts_of(planes, ALIKE, seed)
+    return [one for of in sorts for one in of[::2]], [one for of in sorts for one in of[1::2]]
 
 
 def _check(network: FeatureDistance, planes: Sequence[LabelledPlane]) -> None:
@@ -337,17 +348,17 @@ def _check(network: FeatureDistance, planes: Sequence[LabelledPlane]) -> None:
             raise DataError(f"a plane of {labelled.plane.shape}, not of {side} × {side}", reason="wrong_size")
 
 
-def _fit_distance(network: FeatureDistance, planes: Sequence[LabelledPlane], seed: int) -> None:
-    distance = network.distance
-    if isinstance(distance, AnyOf):
-        _fit_placed(network, distance, planes, seed)
+def _fit_distance(network: FeatureDistance, sorts: Sequence[Sequence[LabelledPlane]], seed: int) -> None:
+    if network.config.distance == "aligned":
+        _fit_placed(network, sorts)
         return
-    mean, covariance = gaussian(lambda: (_rows(f) for f in _maps(network.features, network, planes)))
+    planes = [labelled for of in sorts for labelled in of]
+    mean, covariance = gaussian(lambda: map(rows_of, feature_maps(network.features, planes, network.grid)))
     _whiten_by(network, mean, covariance)
-    if isinstance(distance, Nearest):
-        rng = np.random.default_rng(seed)
-        places = _some_places(network, planes, rng)
-        distance.places.copy_(torch.from_numpy(coreset(places, len(distance.places))))
+    if isinstance(network.distance, Nearest):
+        places = _some_places(network, planes, np.random.default_rng(seed))
+        remembered = network.distance.places
+        remembered.copy_(torch.from_numpy(coreset(places, len(remembered))))
 
 
 def _whiten_by(network: FeatureDistance, mean: Array, covariance: Array) -> None:
@@ -355,33 +366,31 @@ def _whiten_by(network: FeatureDistance, mean: Array, covariance: Array) -> None
     network.root.copy_(torch.from_numpy(whitening(covariance)))
 
 
-def _fit_placed(
-    network: FeatureDistance, distance: AnyOf, planes: Sequence[LabelledPlane], seed: int
-) -> None:
+def _fit_placed(network: FeatureDistance, sorts: Sequence[Sequence[LabelledPlane]]) -> None:
     """For each sort of frames: each place's mean; the covariance common to all places and sorts; each place's
     own in units of that, shrunk."""
-    sorts = sorts_of(planes, len(distance.kinds), seed)
 
     def frames(apply: Callable[[Tensor], Tensor], of: Sequence[LabelledPlane]) -> Iterator[Array]:
-        for values in _maps(apply, network, of, network.config.play_px):
+        for values in feature_maps(apply, of, network.grid, network.config.play_px):
             yield values.transpose(1, 2, 0)  # (g, g, c)
 
-    means = [_mean_of(frames(network.features, of)) for of in sorts]
-    spread = _mean_of(
-        _common((f - mean).reshape(-1, f.shape[-1]))
+    means = [mean_of(frames(network.features, of)) for of in sorts]
+    spread = mean_of(
+        common((f - mean).reshape(-1, f.shape[-1]))
         for of, mean in zip(sorts, means, strict=True)
         for f in frames(network.features, of)
     )
     _whiten_by(network, np.mean([mean.mean((0, 1)) for mean in means], 0), spread)
-    for kind, of in zip(
-        distance.kinds, [*sorts, *[sorts[0]] * (len(distance.kinds) - len(sorts))], strict=True
-    ):
-        assert isinstance(kind, Placed), "a sort of frames is a grid of Gaussians"
-        _fit_sort(kind, lambda of=of: frames(network.whitened, of), len(of))  # type: ignore[misc]
+    kinds = []
+    _, side, channels = means[0].shape
+    for of in sorts:
+        kinds.append(Placed(side, channels, network.config.tolerance))
+        _fit_sort(kinds[-1], lambda of=of: frames(network.whitened, of), len(of))  # type: ignore[misc]
+    network.distance = AnyOf(kinds).eval()
 
 
 def _fit_sort(kind: Placed, frames: Callable[[], Iterator[Array]], planes: int) -> None:
-    means = _mean_of(frames())
+    means = mean_of(frames())
     own = np.zeros((*means.shape, means.shape[-1]))
     fourth, count = np.zeros(means.shape[:2]), 0
     for f in frames():
@@ -395,33 +404,6 @@ def _fit_sort(kind: Placed, frames: Callable[[], Iterator[Array]], planes: int) 
     kind.roots.copy_(torch.from_numpy(inverse_root(shrunk)))
 
 
-def sorts_of(planes: Sequence[LabelledPlane], most: int, seed: int) -> list[list[LabelledPlane]]:
-    """Planes sorted by what they show, into `most` sorts or fewer, each of at least three.
-
-    k-means over thumbnails without their mean and contrast (Lloyd 1982; k-means++ starts, Arthur &
-    Vassilvitskii 2007). A sort of fewer planes is given up, and its planes go to the nearest other one.
-    """
-    if most < 2 or len(planes) < 2 * LEAST_ALIGNED:
-        return [list(planes)]
-    small = np.stack([_thumbnail(labelled.plane) for labelled in planes])
-    cv2.setRNGSeed(seed)
-    criteria = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 50, 1e-4)
-    start = np.zeros((len(planes), 1), np.int32)
-    _, labels, centres = cv2.kmeans(small, most, start, criteria, 5, cv2.KMEANS_PP_CENTERS)
-    counts = np.bincount(labels.ravel(), minlength=most)
-    kept = np.flatnonzero(counts >= LEAST_ALIGNED)
-    if not len(kept):
-        return [list(planes)]
-    nearest = np.linalg.norm(small[:, None] - centres[None, kept], axis=2).argmin(1)
-    return [[planes[int(i)] for i in np.flatnonzero(nearest == k)] for k in range(len(kept))]
-
-
-def _thumbnail(plane: NDArray[np.float16]) -> NDArray[np.float32]:
-    small = cv2.resize(plane.astype(np.float32), (THUMBNAIL_PX, THUMBNAIL_PX), interpolation=cv2.INTER_AREA)
-    off = small - small.mean()
-    return np.asarray(off / max(1e-6, float(off.std())), np.float32).ravel()
-
-
 def _some_places(
     network: FeatureDistance, planes: Sequence[LabelledPlane], rng: np.random.Generator
 ) -> Array:
@@ -429,66 +411,7 @@ def _some_places(
     quota = -(-CANDIDATES // len(planes))
     drawn = []
     for labelled in planes:
-        rows = np.concatenate([_rows(f) for f in _maps(network.whitened, network, [labelled])])
+        maps = feature_maps(network.whitened, [labelled], network.grid)
+        rows = np.concatenate([rows_of(found) for found in maps])
         drawn.append(rows[rng.permutation(len(rows))[:quota]])
     return np.concatenate(drawn)[:CANDIDATES]
-
-
-def _maps(
-    apply: Callable[[Tensor], Tensor],
-    network: FeatureDistance,
-    planes: Sequence[LabelledPlane],
-    play_px: int = 0,
-) -> Iterator[Array]:
-    """What `apply` makes of every plane, (c, h, w) on the grid, in pieces; with play, of it moved as well.
-
-    Planes are continued by mirroring, as tiles are.
-    """
-    stride = network.features.stride_px
-    one_piece = network.config.distance == "aligned"
-    ends = (-play_px, play_px) if play_px else ()
-    moves = ((0, 0), *((y, x) for y in ends for x in ends))
-    around = 0 if one_piece else AROUND_PX
-    cut = around // stride
-    for labelled in planes:
-        height, width = labelled.plane.shape
-        for top, left in _corners(height, width, one_piece):
-            rows, columns = (
-                _span(start, length, one_piece, around, stride)
-                for start, length in ((top, height), (left, width))
-            )
-            for y, x in moves:
-                piece = labelled.plane[np.ix_(mirrored(rows + y, height), mirrored(columns + x, width))]
-                found = apply(torch.from_numpy(piece.astype(np.float32))[None, None])[0].double().numpy()
-                yield found[:, cut : found.shape[1] - cut, cut : found.shape[2] - cut]
-
-
-def _corners(height: int, width: int, one_piece: bool) -> Iterator[tuple[int, int]]:
-    step = max(height, width) if one_piece else PIECE_PX
-    for top in range(0, height, step):
-        for left in range(0, width, step):
-            yield top, left
-
-
-def _span(start: int, length: int, one_piece: bool, around: int, stride: int) -> NDArray[np.int64]:
-    """Indices of a piece and its surroundings, a multiple of the stride; they may reach beyond the plane."""
-    side = length if one_piece else min(PIECE_PX, length - start)
-    side = max(stride, side - side % stride)  # a last incomplete place is left out
-    return np.arange(start - around, start + side + around)
-
-
-def _rows(maps: Array) -> Array:
-    """(c, h, w) → (h·w, c)."""
-    return maps.reshape(len(maps), -1).T
-
-
-def _common(rows: Array) -> Array:
-    return rows.T @ rows / len(rows)
-
-
-def _mean_of(arrays: Iterator[Array]) -> Array:
-    total, count = next(arrays).copy(), 1
-    for array in arrays:
-        total += array
-        count += 1
-    return total / count
