@@ -55,7 +55,8 @@ def page(trials: list[dict[str, Any]]) -> str:
         "# What a few labelled defects add",
         "",
         f"`python -m bench.few_defects` ({describe()}): nanofibre_sem, 4 good frames and {MASKS} masks "
-        f"learned from for {MINUTES:g} minutes (pilots take part of them), the other {MASKS} defect frames judged.",
+        f"learned from for {MINUTES:g} minutes (pilots take part of them), the other {MASKS} defect frames "
+        "judged.",
         "",
         "| seed | learned from | pixel AUROC | pixel AP | defect frames rejected | what the learner said |",
         "| --: | :-- | --: | --: | --: | :-- |",

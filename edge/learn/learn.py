@@ -252,7 +252,7 @@ def _scored(
 
 
 def _score_record(scored: ScoreChoice) -> dict[str, Any]:
-    return {"value": scored.score.model_dump(), "why": scored.why, "auroc": scored.auroc}
+    return {"value": scored.score.model_dump(), "why": scored.why, "found": scored.found}
 
 
 def _training(
