@@ -40,8 +40,7 @@ def edge(
     def run(*arguments: str) -> tuple[int, str, str]:
         code = _run([str(a) for a in arguments])
         captured = capsys.readouterr()
-        print(captured.err)  # shown where a test fails
-        assert "Traceback" not in captured.err
+        assert "Traceback" not in captured.err, captured.err
         return code, captured.out, captured.err
 
     return run
