@@ -345,6 +345,7 @@ def test_views_that_come_in_turn_are_measured_on_both(distance: Distance) -> Non
     assert answer(in_turn, scratched)[56:66, 58:86].max() > 0.5
 
 
+@pytest.mark.slow
 def test_more_sorts_than_there_are_do_no_harm_and_are_exported() -> None:
     several, one = FeatureDistance(config("aligned", kinds=4)), FeatureDistance(config("aligned"))
     planes = labelled(*(part(k) for k in range(5)))

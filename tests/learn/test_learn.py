@@ -156,6 +156,7 @@ def test_a_report_of_what_was_learned_around_defects_calls_no_defect_frame_good(
     assert "take it out" not in text
 
 
+@pytest.mark.slow
 def test_same_seed_and_steps_give_the_same_model_file(
     site: Path, learned: tuple[LearnResult, list[Event]], tmp_path: Path
 ) -> None:
@@ -167,6 +168,7 @@ def test_same_seed_and_steps_give_the_same_model_file(
     assert second.threshold == pytest.approx(first.threshold, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_interrupted_command_continues_and_leaves_nothing_behind(site: Path, tmp_path: Path) -> None:
     wanted = request(site, engines=tmp_path / "engines", calibration=tmp_path / "calibration", steps=12)
 
@@ -193,6 +195,7 @@ class Crash(BaseException):
     """The process ends here."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["to_onnx", "golden_pair", "agreement_of", "calibrate_for", "write_report"])
 def test_old_recipe_stays_whole_when_learning_it_again_crashes(
     site: Path, learned: tuple[LearnResult, list[Event]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
@@ -243,6 +246,7 @@ def test_one_good_frame_gives_a_recipe_that_promises_nothing(site: Path, tmp_pat
     assert any("promise nothing" in event.text for event in said)
 
 
+@pytest.mark.slow
 def test_crossed_thresholds_come_from_networks_that_did_not_learn_the_frame(
     site: Path, tmp_path: Path
 ) -> None:
