@@ -19,8 +19,9 @@ from edge.learn.survey import Survey
 from edge.preprocess import TileSpec
 from edge.preprocess.tiles import Tiling
 
-MODEL, OF_ALIGNED = "anomaly-unet", "features-aligned"
+MODEL, OF_ALIGNED = "anomaly-unet", "fusion-aligned"
 LEAST_ALIGNED_FRAMES = 10  # that say how each place of a scene varies
+OF_ONE_SIZE = ("fusion-aligned", "features-aligned")  # every frame is brought to the network's own size
 ALWAYS = ("model", "illumination", "precision")  # chosen whatever the model is
 MOST_PIXELS = 3_000_000  # of a plane that is not made smaller even where nothing would be lost
 LEAST_FINEST_PX = 2.5  # wavelength that a smaller plane still carries: a quarter above Nyquist's 2 px
@@ -46,10 +47,10 @@ VISIBLE = (0.04, 0.06)  # of the scale
 SMOOTH_PX = (2.0, 4.0)  # σ
 MOST_SURFACE_CONTRAST = 0.15  # of the scale: texture so strong hides what is faint, which is then not learned
 SURFACE = AnomalyMix(  # worked surfaces and parts: faint cracks, specks and stains count, and whole regions
-    shapes={"blob": 0.25, "polygon": 0.2, "curve": 0.1, "crack": 0.2, "specks": 0.15, "band": 0.1},
+    shapes={"blob": 0.27, "polygon": 0.15, "curve": 0.1, "crack": 0.13, "specks": 0.15, "band": 0.2},
     fills={
-        "foreign-texture": 0.22, "turned-texture": 0.05, "noise": 0.15, "own-pixels": 0.28, "shade": 0.15,
-        "flat": 0.1, "paste": 0.05,
+        "foreign-texture": 0.2, "turned-texture": 0.05, "noise": 0.15, "own-pixels": 0.2, "shade": 0.1,
+        "flat": 0.2, "paste": 0.1,
     },
 )  # fmt: skip
 
@@ -119,8 +120,11 @@ class Choices:
 
     def _in_effect(self) -> list[str]:
         """The choices that the model has a use for."""
-        names = [f.name for f in fields(self)]
-        return list(ALWAYS) if self.model.value == OF_ALIGNED else names
+        model = self.model.value
+        if model == "features-aligned":
+            return list(ALWAYS)
+        idle = ("scale", "tiles") if model in OF_ONE_SIZE else ()
+        return [f.name for f in fields(self) if f.name not in idle]
 
 
 def choose(seen: Survey, pinned: Mapping[str, Any] | None = None) -> Choices:
@@ -189,7 +193,7 @@ def _model(seen: Survey) -> Choice[str]:
     }
     why = f"{seen.frames} good frames; {kinds[seen.layout.kind]}"
     if seen.layout.kind == "aligned" and seen.frames >= LEAST_ALIGNED_FRAMES:
-        return Choice(OF_ALIGNED, f"{why}, so each place is held to what it was in them")
+        return Choice(OF_ALIGNED, f"{why}, so each place is also held to what it was in them")
     return Choice(MODEL, why)
 
 

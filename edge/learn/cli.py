@@ -65,16 +65,16 @@ Masks = Annotated[
 ]
 Model = Annotated[
     Literal[
-        "auto", "anomaly-unet", "fusion", "features-aligned", "features-memory", "features-gaussian",
-        "frequency-unet", "cae", "fragment-cae", "fragment-ae", "patch-cnn", "patch-cnn-29", "segmenter",
-        "unet-steel",
-        "supervised-ae", "supervised-ae-256", "mask-unet", "mask-unet-512",
+        "auto", "anomaly-unet", "fusion", "fusion-aligned", "features-aligned", "features-memory",
+        "features-gaussian", "frequency-unet", "cae", "fragment-cae", "fragment-ae", "patch-cnn",
+        "patch-cnn-29", "segmenter", "unet-steel", "supervised-ae", "supervised-ae-256", "mask-unet",
+        "mask-unet-512",
     ],
     _option(
         NETWORK,
         "--model",
-        help="From good frames: auto, anomaly-unet, fusion, features-aligned, -memory, -gaussian, "
-        "frequency-unet, cae, fragment-cae, fragment-ae. From masks of defects: patch-cnn, "
+        help="From good frames: auto, anomaly-unet, fusion, fusion-aligned, features-aligned, -memory, "
+        "-gaussian, frequency-unet, cae, fragment-cae, fragment-ae. From masks of defects: patch-cnn, "
         "segmenter. From labels: supervised-ae. From masks of the part: mask-unet. With a suffix: the "
         "published network.",
     ),

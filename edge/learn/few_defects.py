@@ -152,6 +152,8 @@ class Pilots:
         name = f"pilot with {len(defects)} defect frames" if defects else "pilot without defects"
         progress = fit.run(lambda share, at: self.listen(Event("learn", f"{name}: step {at.step}", share)))
         self.steps = self.steps or progress.step
+        if self.kind.complete is not None:
+            self.kind.complete(fit.network, goods, spec.seed, self.kind.tiles)
         return _scorer(self.kind, self.kind.finish(fit.network), self.preprocess)
 
     def _steps(self) -> int:

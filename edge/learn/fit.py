@@ -67,6 +67,7 @@ class FitSpec:
     bf16: bool = False  # activations in bfloat16: twice as fast where the CPU has the instructions
     validation_batches: int = 2  # of each validation, always the same ones
     device: str = "cpu"  # or cuda
+    patience: int = PATIENCE  # validations; 0: it never stops early
 
 
 @dataclass(slots=True)
@@ -246,8 +247,8 @@ class Fit:
             self.best = _copied(self.network)
         if self.share >= 1.0:
             progress.stopped = "budget used"
-        elif progress.stale_checks >= PATIENCE:
-            progress.stopped = f"no improvement in {PATIENCE} validations"
+        elif 0 < self.spec.patience <= progress.stale_checks:
+            progress.stopped = f"no improvement in {self.spec.patience} validations"
 
     def _restart(self) -> None:
         """Back to the best weights with a smaller learning rate."""

@@ -61,6 +61,7 @@ def fit_spec(request: LearnRequest, kind: ModelKind, name: str) -> FitSpec:
         bf16=has_bf16(device),
         device=device,
         validation_batches=kind.validation_batches,
+        patience=kind.patience,
     )
 
 

@@ -15,7 +15,13 @@ from hypothesis import strategies as st
 from edge.learn.anomalies.fills import FILLS, DefectCrop, Ground
 from edge.learn.anomalies.lighting import Lighting
 from edge.learn.anomalies.mix import AnomalyMix, Painted, _poisson, paint
-from edge.learn.anomalies.objective import DICE_WEIGHT, FOCAL_WEIGHT, anomaly_loss
+from edge.learn.anomalies.objective import (
+    DICE_WEIGHT,
+    FOCAL_WEIGHT,
+    MOST_WEIGHT,
+    SMALL_AREA,
+    anomaly_loss,
+)
 from edge.learn.anomalies.shapes import MOST_PATCH, SHAPES, clouds, crack, texture_direction
 from edge.learn.automatic import SURFACE
 from edge.types import FloatImage, Mask
@@ -24,7 +30,7 @@ SIDE = 96
 STILL = Lighting(gain=0, offset=0, blur_px=0, noise=0)
 EVERYTHING = AnomalyMix(  # every shape and fill as often, and every blend
     shapes=dict.fromkeys(SHAPES, 1.0), fills=dict.fromkeys(FILLS, 1.0), thin_fills=dict.fromkeys(FILLS, 1.0),
-    poisson=0.5,
+    region_fills=dict.fromkeys(FILLS, 1.0), poisson=0.5, seam_px=SIDE,
 )  # fmt: skip
 SEEDS = st.integers(0, 2**32)
 SIZES = st.tuples(st.integers(1, 70), st.integers(1, 70))
@@ -217,6 +223,21 @@ def test_gaps_of_the_label_are_closed_and_nothing_else_is_added(seed: int) -> No
     assert not (made.label & ~near).any()
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_of_good_texture_pasted_as_it_lies_only_the_seam_is_wrong(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = np.zeros((SIDE, SIDE), np.float32)
+    left[:, : SIDE // 2] = 1
+    monkeypatch.setattr("edge.learn.anomalies.mix._cover", lambda *_: ("band", left))
+    mix = AnomalyMix(region_fills={"paste": 1.0}, second=0.0, poisson=0.0, seam_px=4, edge_px=(0.6, 1.0))
+    made = painted(texture(0), seed, mix)
+    columns = np.flatnonzero(made.label.any(0))
+    assert columns.min() >= SIDE // 2 - 4
+    assert columns.max() < SIDE // 2 + 8  # the soft edge, and gaps that are closed
+    assert (made.window != texture(0))[:, : SIDE // 4].any(), "inside it is other texture, which is good"
+
+
 def test_a_second_anomaly_that_undoes_the_first_leaves_no_label_there(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -225,7 +246,10 @@ def test_a_second_anomaly_that_undoes_the_first_leaves_no_label_there(
     first[:10] = 0.9
     second[12:] = 0.1
     changes = iter([first, second])
-    monkeypatch.setattr("edge.learn.anomalies.mix._one", lambda *_: (next(changes), ("band", "flat")))
+    nowhere = np.zeros_like(window)
+    monkeypatch.setattr(
+        "edge.learn.anomalies.mix._one", lambda *_: (next(changes), ("band", "flat"), nowhere)
+    )
     made = painted(window, 0, AnomalyMix(second=1.0, close_px=1))
     assert np.array_equal(made.label, second < 0.5)
 
@@ -386,10 +410,29 @@ def test_the_loss_is_its_formula_over_shares_of_the_label(seed: int) -> None:
     shares = labels.reshape(2, 1, 3, 2, 3, 2).mean((3, 5))
     p = 1 / (1 + np.exp(-logits))
     entropy = -(shares * np.log(p) + (1 - shares) * np.log(1 - p))
-    focal = float((np.abs(p - shares) * entropy).mean())
-    dice = 1 - (2 * (p * shares).sum() + 1) / ((p**2).sum() + (shares**2).sum() + 1)
+    area = shares.sum((1, 2, 3), keepdims=True)
+    weight = np.clip(SMALL_AREA * 9 / (area + 1), 1, MOST_WEIGHT)
+    focal = float((np.abs(p - shares) * entropy * (1 + (weight - 1) * shares)).mean())
+    common, total = (p * shares).sum((1, 2, 3)), (p**2).sum((1, 2, 3)) + (shares**2).sum((1, 2, 3))
+    of_windows = 1 - (2 * common + 1) / (total + 1)
+    marked = area.ravel() > 0
+    dice = of_windows[marked].mean() if marked.any() else 0.0
     expected = FOCAL_WEIGHT * focal + DICE_WEIGHT * dice
     assert loss(torch.from_numpy(logits), torch.from_numpy(labels)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_missed_crack_costs_more_than_its_pixels_in_a_stain() -> None:
+    """Counted by pixels a crack of 60 px beside a stain of 2,000 would hardly be learned."""
+    labels = torch.zeros(2, 1, 64, 64)
+    labels[0, 0, 30:31, 2:62] = 1
+    labels[1, 0, 10:50, 5:55] = 1
+    found = 8 * (2 * labels - 1)
+    no_crack, less_stain = found.clone(), found.clone()
+    no_crack[0] = -8
+    less_stain[1, 0, 10:11, 5:55] = -8
+    less_stain[1, 0, 11, 5:15] = -8
+    cost = loss(found, labels)
+    assert loss(no_crack, labels) - cost > 4 * (loss(less_stain, labels) - cost)
 
 
 def test_a_right_answer_costs_nothing_and_no_answer_is_beyond_counting() -> None:

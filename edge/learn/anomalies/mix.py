@@ -17,6 +17,8 @@ from edge.types import FloatImage, Mask
 ATTEMPTS = 3  # at a change that can be seen
 LEAST_AREA_PX = 3
 THIN = ("crack", "specks")
+REGION = "band"
+SEAMLESS = "paste"  # the fill of which nothing but the seam is wrong
 COHERENT = 0.25  # from here on a texture has a direction, and cracks may follow it
 
 
@@ -40,11 +42,18 @@ class AnomalyMix:
     thin_fills: Mapping[str, float] = field(  # of cracks and specks, whose own texture nobody could see
         default_factory=lambda: {"flat": 0.45, "shade": 0.35, "noise": 0.1, "foreign-texture": 0.1}
     )
+    region_fills: Mapping[str, float] = field(  # of bands: regions that were worked otherwise than the rest
+        default_factory=lambda: {
+            "paste": 0.4, "own-pixels": 0.2, "shade": 0.15, "foreign-texture": 0.1, "noise": 0.1,
+            "flat": 0.05,
+        }
+    )  # fmt: skip
     poisson: float = 0.1  # share that is blended by Poisson's equation, so that only gradients remain
     opacity: tuple[float, float] = (0.5, 1.0)
     edge_px: tuple[float, float] = (0.6, 2.5)  # σ of the soft edge
     visible: float = 0.06  # of the scale: a pixel that changed by more is anomalous
     close_px: int = 7  # gaps in the label up to this wide are closed
+    seam_px: int = 5  # of good texture pasted as it is, so much on either side of its outline is labelled
     planted: float = 0.25  # share of anomalies that are real defects, where crops of any are given
 
 
@@ -76,15 +85,18 @@ def paint(
     count = 1 + (rng.random() < mix.second)
     painted = window
     kinds: tuple[tuple[str, str], ...] = ()
-    label = np.zeros(window.shape, np.bool_)
+    label, good = np.zeros(window.shape, np.bool_), np.zeros(window.shape, np.bool_)
     for _ in range(count):
         for _attempt in range(ATTEMPTS):
-            changed, kind = _one(painted, rng, mix, donors, crops, foreground)
-            seen = _visible(window, changed, mix)  # a second one may undo what the first one changed
+            changed, kind, cover = _one(painted, rng, mix, donors, crops, foreground)
+            inner = good & (cover < 0.5)  # pasted before, and not painted over
+            if kind[1].startswith(SEAMLESS):
+                inner |= _within(cover, mix.seam_px) & ~label  # what lay there shines through
+            seen = _visible(window, changed, mix) & ~inner  # a second one may undo what the first one changed
             if foreground is not None:
                 seen &= foreground
             if np.count_nonzero(seen & ~label) >= LEAST_AREA_PX:
-                painted, label, kinds = changed, seen, (*kinds, kind)
+                painted, label, good, kinds = changed, seen, inner, (*kinds, kind)
                 break
     return Painted(painted, label, kinds)
 
@@ -96,8 +108,8 @@ def _one(
     donors: Sequence[FloatImage],
     crops: Sequence[DefectCrop],
     foreground: Mask | None,
-) -> tuple[FloatImage, tuple[str, str]]:
-    """The window with one more anomaly, and that one's shape and fill."""
+) -> tuple[FloatImage, tuple[str, str], Cover]:
+    """The window with one more anomaly, that one's shape and fill, and its cover."""
     if crops and rng.random() < mix.planted:
         shape, name = "its own", "real-defect"
         cover, fill = planted_defect(rng, window, crops)
@@ -106,10 +118,11 @@ def _one(
         shape, cover = _cover(window, rng, mix)
         if foreground is not None:
             cover = cover * foreground
-        name = _drawn(rng, mix.thin_fills if shape in THIN else mix.fills)
+        fills = mix.thin_fills if shape in THIN else mix.region_fills if shape == REGION else mix.fills
+        name = _drawn(rng, fills)
         fill = FILLS[name](rng, Ground(window, cover, donors, crops))
     if rng.random() < mix.poisson and (joined := _poisson(window, fill, cover)) is not None:
-        return joined, (shape, f"{name}, Poisson")
+        return joined, (shape, f"{name}, Poisson"), cover
     if cover.mean() < 0.002 or (cover > 0.5).sum() < 40:
         soft = cv2.GaussianBlur(cover, (0, 0), mix.edge_px[0])  # what is thin would vanish under more
     else:
@@ -117,7 +130,7 @@ def _one(
     weight = soft * np.float32(rng.uniform(*mix.opacity))
     if foreground is not None:  # beyond which the soft edge reaches
         weight = weight * foreground
-    return np.clip((1 - weight) * window + weight * fill, 0, 1).astype(np.float32), (shape, name)
+    return np.clip((1 - weight) * window + weight * fill, 0, 1).astype(np.float32), (shape, name), cover
 
 
 def _cover(window: FloatImage, rng: np.random.Generator, mix: AnomalyMix) -> tuple[str, Cover]:
@@ -128,6 +141,13 @@ def _cover(window: FloatImage, rng: np.random.Generator, mix: AnomalyMix) -> tup
         angle, coherence = texture_direction(window)
         return name, crack(rng, (h, w), centre, angle if coherence > COHERENT else None)
     return name, SHAPES[name](rng, (h, w), centre)
+
+
+def _within(cover: Cover, seam_px: int) -> Mask:
+    """What is further than that inside the cover; the window's border is no outline."""
+    inside = (cover > 0.5).astype(np.uint8)
+    square = np.ones((2 * seam_px + 1, 2 * seam_px + 1), np.uint8)
+    return np.asarray(cv2.erode(inside, square, borderType=cv2.BORDER_CONSTANT, borderValue=1) > 0, np.bool_)
 
 
 def _visible(before: FloatImage, after: FloatImage, mix: AnomalyMix) -> Mask:

@@ -18,7 +18,7 @@ from edge.learn.anomalies.fills import DefectCrop
 from edge.learn.anomalies.objective import anomaly_loss
 from edge.learn.augment import Light, MaskBatches, Movement, PlacedWindows
 from edge.learn.datasets import Augmentation, Windows
-from edge.learn.fit import Batches, Objective, reconstruction
+from edge.learn.fit import PATIENCE, Batches, Objective, reconstruction
 from edge.learn.fragments import FragmentBatches
 from edge.learn.labels import LabelledPlane
 from edge.learn.losses import LossName
@@ -76,6 +76,7 @@ class ModelKind:
     size_px: tuple[int, int] | None = None  # every frame is brought to this
     fit: Literal["stretch", "pad"] = "stretch"  # how it is brought to it
     validation_batches: int = 2
+    patience: int = PATIENCE  # validations without improvement before it stops; 0: it never does
     can_be_moved: bool = False  # its windows may be turned and lit otherwise
     can_go_around: bool = False  # learns fragments, and so the good ones of defect frames
     names_classes: bool = False  # its answer has a channel for each class of the truth
@@ -297,6 +298,14 @@ def _fused(classes: int) -> nn.Module:
     return fusion.SegmenterWithFeatures(unet, features.FeatureDistance(config))
 
 
+def _fused_aligned(classes: int) -> nn.Module:
+    config = features.FeaturesConfig(
+        "aligned", size_px=ALIGNED_PX, kinds=MOST_SORTS, bank=features.BankConfig(stride_px=8)
+    )
+    unet = anomaly_unet.AnomalyUNet(anomaly_unet.AnomalyUNetConfig())
+    return fusion.SegmenterWithFeatures(unet, features.FeatureDistance(config))
+
+
 ALIGNED_PX = 256  # side of the square that aligned frames are brought to
 MOST_SORTS = 4  # of frames: views or variants, each with its own Gaussians
 
@@ -313,6 +322,7 @@ _ANOMALY = ModelKind(
     finish=lambda network: anomaly_unet.AnomalyMap(cast(anomaly_unet.AnomalyUNet, network)),
     learning_rate=2e-3,
     validation_batches=8,
+    patience=0,  # anomalies never repeat, so it does not overfit to them, and early validations swing
     plan=AnomalyPlan(),
 )
 
@@ -323,6 +333,14 @@ MODELS: Mapping[str, ModelKind] = {
         build=_fused,
         complete=fusion.fit,
         finish=lambda network: cast(fusion.SegmenterWithFeatures, network).fused,
+    ),
+    "fusion-aligned": replace(
+        _ANOMALY,
+        build=_fused_aligned,
+        complete=fusion.fit,
+        finish=lambda network: cast(fusion.SegmenterWithFeatures, network).fused,
+        tiles=TileSpec(size_px=ALIGNED_PX, keep_px=ALIGNED_PX, step_px=ALIGNED_PX),
+        size_px=(ALIGNED_PX, ALIGNED_PX),
     ),
     "features-aligned": _feature_kind("aligned", _PLACED, ALIGNED_PX),
     "features-memory": _feature_kind("memory", _PLACED.model_copy(update={"smooth_px": 12.0, "peak_px": 16})),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from edge.learn.labels import LabelledPlane
 from edge.learn.models import features
 from edge.learn.models.anomaly_unet import AnomalyMap, AnomalyUNet
 from edge.learn.models.features import FeatureDistance
+from edge.learn.models.placed import UsualMap
 from edge.preprocess import TileSpec
 
 Answer = Literal["probability", "distance", "l2", "ssim"]
@@ -38,6 +39,7 @@ LEAST = 1e-6  # of a map, before its logarithm
 MIDDLE, HIGH = 0.5, 0.99  # quantiles of good pixels that become 0 and 1
 LEAST_SPREAD = 0.05  # between them, in log-odds: a map that is the same on all good pixels is not blown up
 UNDECIDED = 3.0  # on that scale the fused map says 1/2: far beyond good pixels
+PLACED_SMOOTH_PX = 2.0  # σ, of a U-Net's map before what is usual at a place is taken off
 WINDOWS, BATCH = 32, 4  # good windows that the quantiles are taken of
 PIXELS = 4096  # of each
 
@@ -50,6 +52,7 @@ class Member:
     answer: Answer
     smooth_px: float = 0.0  # σ of a Gaussian over its map, before the logarithm
     weight: float = 1.0  # in `log-odds` and `mean`
+    usual: UsualMap | None = None  # taken off, where frames always show the same scene
 
 
 class Fusion(nn.Module):
@@ -97,8 +100,14 @@ class MemberMap(nn.Module):
         self.answer = member.answer
         self.smooth = GaussianBlur(member.smooth_px) if member.smooth_px > 0 else nn.Identity()
         self.window = GaussianBlur(SSIM_SIGMA_PX, SSIM_WINDOW_PX)
+        self.usual = member.usual or nn.Identity()
 
     def forward(self, tiles: Tensor) -> Tensor:
+        found: Tensor = self.usual(self.plain(tiles))
+        return found
+
+    def plain(self, tiles: Tensor) -> Tensor:
+        """Before what is usual is taken off."""
         answer = self.network(tiles)
         if self.answer == "l2":
             return torch.log(self.smooth((answer - tiles).square()).clamp(min=LEAST))
@@ -166,14 +175,21 @@ class SegmenterWithFeatures(nn.Module):
     """An anomaly U-Net, learned by gradients as ever, and a feature distance fitted beside it afterwards.
 
     While learning it answers the U-Net's logits, so objective and batches are the U-Net's; `fit` does the
-    rest, and `fused` is what is exported.
+    rest, and `fused` is what is exported. A distance of places also takes off the U-Net's map what is usual
+    at each of them.
     """
 
     def __init__(self, network: AnomalyUNet, distance: FeatureDistance, rule: Rule = "log-odds") -> None:
         super().__init__()
         self.network = network
         self.distance = distance
-        members = (Member(AnomalyMap(network), "probability"), Member(distance, "distance"))
+        aligned = distance.config.distance == "aligned"
+        usual = UsualMap(distance.config.size_px) if aligned else None
+        smooth_px = PLACED_SMOOTH_PX if aligned else 0.0
+        members = (
+            Member(AnomalyMap(network), "probability", smooth_px, usual=usual),
+            Member(distance, "distance"),
+        )
         self.fused = Fusion(members, rule)
 
     def forward(self, tiles: Tensor) -> Tensor:
@@ -194,6 +210,10 @@ def fit(network: nn.Module, planes: Sequence[LabelledPlane], seed: int, tiles: T
     if not isinstance(network, SegmenterWithFeatures):
         raise TypeError(f"{type(network).__name__} has no members to fit")
     aligned = network.distance.config.distance == "aligned"
+    network.eval()
+    if aligned:
+        segmenter = cast(MemberMap, network.fused.maps[0])
+        cast(UsualMap, segmenter.usual).fit(segmenter.plain, planes, network.distance.config.kinds, seed)
     several = len(planes) >= 2 * (features.LEAST_ALIGNED if aligned else 1)
     features.fit(network.distance, planes[::2] if several else planes, seed)
     aside = [labelled.plane for labelled in (planes[1::2] if several else planes)]
