@@ -13,9 +13,9 @@ from edge.learn.models.fusion import MemberMap, SegmenterWithFeatures, fit
 from edge.learn.models.placed import UsualMap
 from edge.types import FloatImage
 
-SIDE = 32
-LOUD = np.s_[4:12, 4:12]  # where good frames always look odd
-QUIET = np.s_[20:28, 20:28]
+SIDE = 64
+LOUD = np.s_[4:28, 4:28]  # where good frames always look odd
+QUIET = np.s_[40:56, 40:56]
 
 
 def frame(seed: int, sort: int = 0) -> FloatImage:
@@ -55,21 +55,21 @@ def test_before_anything_is_known_of_places_a_map_stays_as_it_is() -> None:
 
 def test_what_is_odd_in_every_good_frame_is_not_odd() -> None:
     values = above(fitted(planes(12)), frame(99))
-    assert values[6:10, 6:10].mean() < values[14:18, 14:18].mean() + 3  # of 20 before; outlines are smoothed
+    assert values[14:18, 14:18].mean() < values[32:36, 14:18].mean() + 3  # of 20 before; outlines are smoothed
 
 
 def test_what_is_odd_once_stays_odd_also_at_a_place_that_usually_is() -> None:
     usual, odd = fitted(planes(12)), frame(99)
-    odd[6:10, 6:10] += 0.4
-    odd[24:28, 4:8] += 0.4
+    odd[14:18, 14:18] += 0.4
+    odd[48:52, 8:12] += 0.4
     values = above(usual, odd)
-    assert values[6:10, 6:10].mean() > 4
-    assert values[24:28, 4:8].mean() > 4
+    assert values[14:18, 14:18].mean() > 4
+    assert values[48:52, 8:12].mean() > 4
 
 
 def test_places_that_are_usually_quiet_are_not_made_louder() -> None:
     values = above(fitted(planes(12)), frame(99))
-    assert values[22:26, 22:26].mean() < values[14:18, 14:18].mean()
+    assert values[46:50, 46:50].mean() < values[32:36, 14:18].mean()
 
 
 def test_each_sort_of_frames_has_a_usual_map() -> None:
