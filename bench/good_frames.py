@@ -22,7 +22,7 @@ from bench.manifests import Row, read, write
 
 COUNTS = (1, 3, 10, 30)
 SETS = {"nanofibre": "pixel", "commutator": "image", "casting_C0045": "image"}
-MINUTES = 2.0
+MINUTES = 1.0
 SEED = 0
 WIDTH, HEIGHT, MARGIN = 480, 300, 50
 COLOURS = ("#1f77b4", "#d62728", "#2ca02c")

@@ -50,7 +50,7 @@ SURFACE = AnomalyMix(  # worked surfaces and parts: faint cracks, specks and sta
     shapes={"blob": 0.27, "polygon": 0.15, "curve": 0.1, "crack": 0.13, "specks": 0.15, "band": 0.2},
     fills={
         "foreign-texture": 0.2, "turned-texture": 0.05, "noise": 0.15, "own-pixels": 0.2, "shade": 0.1,
-        "flat": 0.2, "paste": 0.1,
+        "flat": 0.2, "splice": 0.1,
     },
 )  # fmt: skip
 

@@ -224,13 +224,11 @@ def test_gaps_of_the_label_are_closed_and_nothing_else_is_added(seed: int) -> No
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_of_good_texture_pasted_as_it_lies_only_the_seam_is_wrong(
-    seed: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_of_spliced_texture_only_the_seam_is_wrong(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     left = np.zeros((SIDE, SIDE), np.float32)
     left[:, : SIDE // 2] = 1
     monkeypatch.setattr("edge.learn.anomalies.mix._cover", lambda *_: ("band", left))
-    mix = AnomalyMix(region_fills={"paste": 1.0}, second=0.0, poisson=0.0, seam_px=4, edge_px=(0.6, 1.0))
+    mix = AnomalyMix(region_fills={"splice": 1.0}, second=0.0, poisson=0.0, seam_px=4, edge_px=(0.6, 1.0))
     made = painted(texture(0), seed, mix)
     columns = np.flatnonzero(made.label.any(0))
     assert columns.min() >= SIDE // 2 - 4

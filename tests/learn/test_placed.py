@@ -55,7 +55,9 @@ def test_before_anything_is_known_of_places_a_map_stays_as_it_is() -> None:
 
 def test_what_is_odd_in_every_good_frame_is_not_odd() -> None:
     values = above(fitted(planes(12)), frame(99))
-    assert values[14:18, 14:18].mean() < values[32:36, 14:18].mean() + 3  # of 20 before; outlines are smoothed
+    assert (
+        values[14:18, 14:18].mean() < values[32:36, 14:18].mean() + 3
+    )  # of 20 before; outlines are smoothed
 
 
 def test_what_is_odd_once_stays_odd_also_at_a_place_that_usually_is() -> None:

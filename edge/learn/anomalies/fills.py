@@ -85,8 +85,12 @@ def flat(rng: np.random.Generator, ground: Ground) -> FloatImage:
 
 
 def paste(rng: np.random.Generator, ground: Ground) -> FloatImage:
-    """Good texture from elsewhere, as it lies, moved towards the grey value of the place: only its seam is
-    wrong (after Li et al., "CutPaste", CVPR 2021)."""
+    """Good texture from elsewhere, as it is (Li et al., "CutPaste", CVPR 2021)."""
+    return _placed(rng, _any(rng, ground.donors), ground.window.shape, 1.0, 90.0 * int(rng.integers(4)))
+
+
+def splice(rng: np.random.Generator, ground: Ground) -> FloatImage:
+    """Good texture from elsewhere, as it lies, moved towards the place's grey value: its seam is wrong."""
     patch = _placed(rng, _any(rng, ground.donors), ground.window.shape, 1.0, 180.0 * int(rng.integers(2)))
     return _towards(rng, patch, ground, float(rng.uniform(0, 1)))
 
@@ -137,6 +141,7 @@ FILLS: dict[str, Fill] = {
     "shade": shade,
     "flat": flat,
     "paste": paste,
+    "splice": splice,
     "real-defect": real_defect,
 }
 

@@ -18,7 +18,7 @@ ATTEMPTS = 3  # at a change that can be seen
 LEAST_AREA_PX = 3
 THIN = ("crack", "specks")
 REGION = "band"
-SEAMLESS = "paste"  # the fill of which nothing but the seam is wrong
+SPLICED = "splice"  # the fill of which nothing but the seam is wrong
 COHERENT = 0.25  # from here on a texture has a direction, and cracks may follow it
 
 
@@ -44,7 +44,7 @@ class AnomalyMix:
     )
     region_fills: Mapping[str, float] = field(  # of bands: regions that were worked otherwise than the rest
         default_factory=lambda: {
-            "paste": 0.4, "own-pixels": 0.2, "shade": 0.15, "foreign-texture": 0.1, "noise": 0.1,
+            "splice": 0.4, "own-pixels": 0.2, "shade": 0.15, "foreign-texture": 0.1, "noise": 0.1,
             "flat": 0.05,
         }
     )  # fmt: skip
@@ -53,7 +53,7 @@ class AnomalyMix:
     edge_px: tuple[float, float] = (0.6, 2.5)  # σ of the soft edge
     visible: float = 0.06  # of the scale: a pixel that changed by more is anomalous
     close_px: int = 7  # gaps in the label up to this wide are closed
-    seam_px: int = 5  # of good texture pasted as it is, so much on either side of its outline is labelled
+    seam_px: int = 5  # of spliced texture so much on either side of its outline is labelled
     planted: float = 0.25  # share of anomalies that are real defects, where crops of any are given
 
 
@@ -89,8 +89,8 @@ def paint(
     for _ in range(count):
         for _attempt in range(ATTEMPTS):
             changed, kind, cover = _one(painted, rng, mix, donors, crops, foreground)
-            inner = good & (cover < 0.5)  # pasted before, and not painted over
-            if kind[1].startswith(SEAMLESS):
+            inner = good & (cover < 0.5)  # spliced before, and not painted over
+            if kind[1].startswith(SPLICED):
                 inner |= _within(cover, mix.seam_px) & ~label  # what lay there shines through
             seen = _visible(window, changed, mix) & ~inner  # a second one may undo what the first one changed
             if foreground is not None:
