@@ -15,6 +15,7 @@ from edge.infer.bundle import ScoreSpec
 from edge.learn.anomalies.batches import AnomalyPlan
 from edge.learn.anomalies.lighting import Lighting
 from edge.learn.anomalies.mix import COHERENT, AnomalyMix
+from edge.learn.models import ALIGNED_PX
 from edge.learn.survey import Survey
 from edge.preprocess import TileSpec
 from edge.preprocess.tiles import Tiling
@@ -45,6 +46,10 @@ STRIPES = 0.12
 VISIBLE_SIGMA = 5.0  # of the noise: Rose's criterion for a detail to be seen for sure (JOSA 38, 1948)
 VISIBLE = (0.04, 0.06)  # of the scale
 SMOOTH_PX = (2.0, 4.0)  # σ
+TOP_PX, MOST_TOP = (
+    100,
+    0.003,
+)  # highest pixels of a map that a frame's score is the mean of; of all its pixels
 MOST_SURFACE_CONTRAST = 0.15  # of the scale: texture so strong hides what is faint, which is then not learned
 SURFACE = AnomalyMix(  # worked surfaces and parts: faint cracks, specks and stains count, and whole regions
     shapes={"blob": 0.27, "polygon": 0.15, "curve": 0.1, "crack": 0.13, "specks": 0.15, "band": 0.2},
@@ -142,10 +147,11 @@ def choose(seen: Survey, pinned: Mapping[str, Any] | None = None) -> Choices:
     def one(name: str, chosen: Choice[Any]) -> Any:
         return Choice(given[name], "as asked for") if name in given else chosen
 
+    model: Choice[str] = one("model", _model(seen))
     scale: Choice[float] = one("scale", _scale(seen))
     illumination: Choice[Illumination] = one("illumination", _illumination(seen))
     return Choices(
-        model=one("model", _model(seen)),
+        model=model,
         scale=scale,
         tiles=one("tiles", _tiles(seen, scale.value)),
         illumination=illumination,
@@ -155,7 +161,7 @@ def choose(seen: Survey, pinned: Mapping[str, Any] | None = None) -> Choices:
         flips=one("flips", _flips(seen)),
         transpose=one("transpose", _transpose(seen)),
         movement=one("movement", _movement(seen)),
-        score=one("score", _score(seen, scale.value)),
+        score=one("score", _score(seen, scale.value, model.value)),
         precision=one("precision", Choice("fp32", "thresholds are those of the runtime that judges")),
     )
 
@@ -303,12 +309,18 @@ def _transpose(seen: Survey) -> Choice[bool]:
     return Choice(False, f"transposed frames are given away by {found.feature}")
 
 
-def _score(seen: Survey, scale: float) -> Choice[ScoreSpec]:
+def _score(seen: Survey, scale: float, model: str) -> Choice[ScoreSpec]:
     wavelength = seen.texture.wavelength_px * scale
     smooth = round(min(max(wavelength / 2, SMOOTH_PX[0]), SMOOTH_PX[1]), 1)
-    spec = ScoreSpec(map="probability", smooth_px=smooth, statistic="peak", peak_px=8)
+    pixels = seen.sizes.height * seen.sizes.width * scale**2
+    if model in OF_ONE_SIZE:
+        pixels = ALIGNED_PX**2
+    ratio = float(f"{min(MOST_TOP, TOP_PX / pixels):.2g}")
+    spec = ScoreSpec(map="probability", smooth_px=smooth, statistic="top", top_ratio=ratio)
     return Choice(
-        spec, f"texture repeats every {wavelength:.0f} px, which is no detail of a defect's outline"
+        spec,
+        f"the highest {ratio * pixels:.0f} pixels of a frame, which need not be a square: cracks count; "
+        f"texture repeats every {wavelength:.0f} px, which is no detail of a defect's outline",
     )
 
 

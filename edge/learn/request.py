@@ -118,8 +118,11 @@ def score_for(request: LearnRequest, kind: ModelKind) -> ScoreSpec:
     Raises:
         UsageError: there is no such score.
     """
+    given = dict(request.score)
+    if kind.plan is not None and "peak_px" in given:  # whose own statistic is chosen
+        given.setdefault("statistic", "peak")
     try:
-        spec = ScoreSpec.model_validate(kind.score.model_dump() | dict(request.score))
+        spec = ScoreSpec.model_validate(kind.score.model_dump() | given)
     except ValidationError as error:
         raise UsageError(
             f"no such score: {error.errors()[0]['msg'].removeprefix('Value error, ')}",

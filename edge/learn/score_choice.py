@@ -46,10 +46,11 @@ class ScoreChoice:
 
 
 def candidates(own: ScoreSpec) -> list[ScoreSpec]:
-    """The model's own score first; then other smoothing and means of the highest pixels."""
-    peaks = [own.model_copy(update={"smooth_px": px}) for px in SMOOTHING_PX if px != own.smooth_px]
+    """The model's own score first; then other smoothing, a peak, and means of more of the highest pixels."""
+    smoothed = [own.model_copy(update={"smooth_px": px}) for px in SMOOTHING_PX if px != own.smooth_px]
+    peak = own.model_copy(update={"statistic": "peak"})
     tops = [own.model_copy(update={"statistic": "top", "top_ratio": ratio}) for ratio in TOP_RATIOS]
-    return [own, *peaks, *tops]
+    return [own, *(other for other in (*smoothed, peak, *tops) if other != own)]
 
 
 def choose_score(
@@ -114,7 +115,11 @@ def choose_score(
 
 def name_of(spec: ScoreSpec) -> str:
     """A score in a few words."""
-    what = f"top {spec.top_ratio:.1%}" if spec.statistic == "top" else f"{spec.statistic} {spec.peak_px} px"
+    what = (
+        f"top {100 * spec.top_ratio:.2g}%"
+        if spec.statistic == "top"
+        else f"{spec.statistic} {spec.peak_px} px"
+    )
     return f"{what}, σ {spec.smooth_px:g} px"
 
 

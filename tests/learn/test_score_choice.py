@@ -90,7 +90,10 @@ def test_where_none_is_better_it_stays_the_models_own() -> None:
     blind = choice(Blind())
     assert blind.score == OWN
     assert set(blind.found.values()) == {0.5}
-    large = replace(PLAN, mix=replace(PLAN.mix, shapes={"band": 1.0}, visible=0.05, opacity=(1.0, 1.0)))
+    mix = replace(
+        PLAN.mix, shapes={"band": 1.0}, region_fills={"noise": 1.0}, visible=0.05, opacity=(1.0, 1.0)
+    )
+    large = replace(PLAN, mix=mix)
     perfect = choose_score(Away(), planes(8, blemish=False), OWN, large, TILES, 64, 0)
     assert perfect.found[name_of(OWN)] > 0.95
     assert perfect.score == OWN
