@@ -33,7 +33,7 @@ class Trial:
 
 TRIALS = {
     "nanofibre": Trial("nanofibre_sem", "all four good frames, one of them for the threshold", 15, folds=1),
-    "magnetic_tile": Trial("magnetic_tile", "folds by part; six exposures are six views", 6),
+    "magnetic_tile": Trial("magnetic_tile", "folds by part; six exposures are six views", 8),
     "commutator": Trial("commutator", "parts by folds", 3),
     "casting_C0045": Trial("casting_xray", "the series C0045; every frame counts as a part", 1, part="C0045"),
     "solar_cell": Trial("solar_cell", "two variants are two views; frames to be reviewed are left out", 2),
