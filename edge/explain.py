@@ -54,7 +54,8 @@ class Fired:
         x, y, w, h = placement.box(self.box)
         name = self.statistic if self.of == "frame" else f"{self.statistic} of the worst {self.of}"
         against = "" if self.threshold is None else f" (threshold {self.threshold:.4g})"
-        where = "at" if self.is_place else "of the whole frame; the map is highest at"
+        spread = "of the highest pixels" if self.statistic == "top" else "of the whole frame"
+        where = "at" if self.is_place else f"{spread}; the map is highest at"
         return f"{name} {self.value:.4g}{against} {where} {x},{y} {w}×{h}"
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from edge.judge.judgement import judge
-from edge.judge.statistics import score_map, summarise
+from edge.judge.statistics import score_map, summarise, top
 from edge.pipeline import Inspector, Planes
 from edge.planted import Planted, with_defect
 from edge.preprocess.tiles import Tiling
@@ -17,6 +18,7 @@ from edge.types import Box, Defect, FloatImage, Frame
 
 COARSEST_PX = 8  # msgms halves three times: a crop that begins elsewhere would be halved otherwise
 REACH_PX = {"ssim": 6, "msgms": 32}  # of a map's pixel: what around it has a part in it
+LOCAL = ("peak", "max", "top")
 SIGMAS = 4  # as far as OpenCV carries a Gaussian of float32
 
 Judged = tuple[bool, Sequence[Box]]
@@ -27,9 +29,7 @@ def judge_of(inspector: Inspector, frame: Frame) -> Callable[[Planted], Judged]:
     """What judges defects planted in a frame: the quick way where it gives the same answer, else whole
     frames."""
     manifest = inspector.bundle.manifest
-    is_local = (
-        manifest.score.of == "frame" and manifest.score.statistic in ("peak", "max") and not manifest.classes
-    )
+    is_local = manifest.score.of == "frame" and manifest.score.statistic in LOCAL and not manifest.classes
     return Around(inspector, frame) if is_local else Whole(inspector, frame)
 
 
@@ -56,7 +56,8 @@ class Around:
     them.
 
     The score is the highest of many places. A place far from the defect scores as it did, which was below the
-    threshold; so the frame is rejected where a place near it is above.
+    threshold; so the frame is rejected where a place near it is above. Of the highest pixels (`top`) some may
+    lie elsewhere: what is new near the defect is put into the map of the frame as it is.
     """
 
     def __init__(self, inspector: Inspector, frame: Frame) -> None:
@@ -67,6 +68,7 @@ class Around:
         self._good: dict[
             int, FloatImage
         ] = {}  # answers to the frame as it is, (channels, keep, keep), when needed
+        self._good_map: FloatImage | None = None  # of the frame as it is, when needed
 
     def __call__(self, planted: Planted) -> Judged:
         """Whether it is rejected, and boxes around what was found."""
@@ -88,11 +90,23 @@ class Around:
         within = np.s_[y - mapped[1] : y - mapped[1] + h, x - mapped[0] : x - mapped[0] + w]
         score = summarise(
             plane[_slices(scored)], values[within], spec.statistic, spec.peak_px,
-            None if inside is None else inside[within],
+            None if inside is None else inside[within], spec.top_ratio,
         )  # fmt: skip
+        if spec.statistic == "top":
+            score = replace(score, raw=self._top(scored, values[within], spec.top_ratio))
         judgement = judge(score, self._frame.identity.view, calibration)
         boxes = [(bx + x, by + y, bw, bh) for bx, by, bw, bh in _boxes(judgement.defects)]
         return judgement.evaluation == "NotOK", boxes
+
+    def _top(self, scored: Box, values: FloatImage, ratio: float) -> float:
+        """Of the whole frame, with what is new in a part of it."""
+        foreground = self._frame.foreground
+        if self._good_map is None:
+            (score,) = self._inspector.score([Planes(self._frame.plane, foreground)])
+            self._good_map = score.map
+        whole = self._good_map.copy()
+        whole[_slices(scored)] = values
+        return top(whole if foreground is None else whole[foreground], ratio)
 
     def _seeing(self, touched: Box) -> list[int]:
         """The tiles whose windows have changed pixels, or their mirror images beyond the border, in them."""

@@ -131,7 +131,7 @@ def test_it_is_planted_on_the_foreground_and_changes_nothing_beside_it() -> None
     st.integers(0, 10**6),
     st.sampled_from(["l1", "l2", "ssim", "msgms"]),
     st.sampled_from([0.0, 2.5]),
-    st.sampled_from(["peak", "max"]),
+    st.sampled_from(["peak", "max", "top"]),
     st.booleans(),
     st.sampled_from([0.2, 0.5, 1.0]),
 )
@@ -140,12 +140,12 @@ def test_the_part_around_a_defect_tells_what_the_whole_frame_tells(
     seed: int,
     kind: Literal["l1", "l2", "ssim", "msgms"],
     smooth: float,
-    statistic: Literal["peak", "max"],
+    statistic: Literal["peak", "max", "top"],
     masked: bool,
     share: float,
 ) -> None:
     """At thresholds between what the good frame and the defect score."""
-    spec = ScoreSpec(map=kind, smooth_px=smooth, statistic=statistic, peak_px=5)
+    spec = ScoreSpec(map=kind, smooth_px=smooth, statistic=statistic, peak_px=5, top_ratio=0.004)
     frame = frame_of(texture(seed))
     if masked:
         foreground = np.zeros(frame.plane.shape, np.bool_)

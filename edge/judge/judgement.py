@@ -142,8 +142,8 @@ def _unlike_good(score: Score, limits: ViewCalibration) -> tuple[str, ...]:
 def find_defects(score: Score, threshold: float, place: Placement) -> tuple[Defect, ...]:
     """Connected regions of the map above the threshold, strongest first, in frame pixels.
 
-    The window with the highest mean, which is what rejects a frame, is always among them: a broad, faint
-    defect may have no pixel above the threshold.
+    The window with the highest mean is always among them: a broad, faint defect may have no pixel above the
+    threshold.
     """
     values = score.map
     mask = (values > threshold).astype(np.uint8)

@@ -14,15 +14,14 @@ from edge.errors import UsageError
 from edge.infer.bundle import ScoreSpec
 from edge.learn.anomalies.batches import AnomalyPlan
 from edge.learn.anomalies.lighting import Lighting
-from edge.learn.anomalies.mix import COHERENT, AnomalyMix
-from edge.learn.models import ALIGNED_PX
+from edge.learn.anomalies.mix import COHERENT, SPLICED, AnomalyMix
+from edge.learn.models import of_name
 from edge.learn.survey import Survey
 from edge.preprocess import TileSpec
 from edge.preprocess.tiles import Tiling
 
 MODEL, OF_ALIGNED = "anomaly-unet", "fusion-aligned"
 LEAST_ALIGNED_FRAMES = 10  # that say how each place of a scene varies
-OF_ONE_SIZE = ("fusion-aligned", "features-aligned")  # every frame is brought to the network's own size
 ALWAYS = ("model", "illumination", "precision")  # chosen whatever the model is
 MOST_PIXELS = 3_000_000  # of a plane that is not made smaller even where nothing would be lost
 LEAST_FINEST_PX = 2.5  # wavelength that a smaller plane still carries: a quarter above Nyquist's 2 px
@@ -46,10 +45,9 @@ STRIPES = 0.12
 VISIBLE_SIGMA = 5.0  # of the noise: Rose's criterion for a detail to be seen for sure (JOSA 38, 1948)
 VISIBLE = (0.04, 0.06)  # of the scale
 SMOOTH_PX = (2.0, 4.0)  # σ
-TOP_PX, MOST_TOP = (
-    100,
-    0.003,
-)  # highest pixels of a map that a frame's score is the mean of; of all its pixels
+PEAK_PX = 8
+TOP_PX = 100  # a frame's score is the mean of so many of its map's highest pixels, …
+MOST_TOP = 0.003  # … and never of more than this share of them
 MOST_SURFACE_CONTRAST = 0.15  # of the scale: texture so strong hides what is faint, which is then not learned
 SURFACE = AnomalyMix(  # worked surfaces and parts: faint cracks, specks and stains count, and whole regions
     shapes={"blob": 0.27, "polygon": 0.15, "curve": 0.1, "crack": 0.13, "specks": 0.15, "band": 0.2},
@@ -125,15 +123,27 @@ class Choices:
 
     def _in_effect(self) -> list[str]:
         """The choices that the model has a use for."""
-        model = self.model.value
-        if model == "features-aligned":
+        kind = of_name(self.model.value)
+        if kind.plan is None:
             return list(ALWAYS)
-        idle = ("scale", "tiles") if model in OF_ONE_SIZE else ()
+        idle = ("scale", "tiles") if kind.size_px else ()
         return [f.name for f in fields(self) if f.name not in idle]
 
 
-def choose(seen: Survey, pinned: Mapping[str, Any] | None = None) -> Choices:
+def choose(
+    seen: Survey,
+    pinned: Mapping[str, Any] | None = None,
+    *,
+    keeps_size: bool = False,
+    masked: bool = False,
+) -> Choices:
     """Choices by the facts of good frames; a pinned value goes before them, and others follow from it.
+
+    Args:
+        seen: the facts.
+        pinned: name → value.
+        keeps_size: no network that brings every frame to a size of its own.
+        masked: scores are over a part's foreground, of which the facts say nothing.
 
     Raises:
         UsageError: there is no choice of that name.
@@ -147,7 +157,7 @@ def choose(seen: Survey, pinned: Mapping[str, Any] | None = None) -> Choices:
     def one(name: str, chosen: Choice[Any]) -> Any:
         return Choice(given[name], "as asked for") if name in given else chosen
 
-    model: Choice[str] = one("model", _model(seen))
+    model: Choice[str] = one("model", _model(seen, keeps_size))
     scale: Choice[float] = one("scale", _scale(seen))
     illumination: Choice[Illumination] = one("illumination", _illumination(seen))
     return Choices(
@@ -161,7 +171,7 @@ def choose(seen: Survey, pinned: Mapping[str, Any] | None = None) -> Choices:
         flips=one("flips", _flips(seen)),
         transpose=one("transpose", _transpose(seen)),
         movement=one("movement", _movement(seen)),
-        score=one("score", _score(seen, scale.value, model.value)),
+        score=one("score", _score(seen, scale.value, model.value, masked)),
         precision=one("precision", Choice("fp32", "thresholds are those of the runtime that judges")),
     )
 
@@ -190,7 +200,7 @@ def _count(height: int, width: int, tiles: TileSpec) -> int:
     return len(Tiling(height, width, tiles))
 
 
-def _model(seen: Survey) -> Choice[str]:
+def _model(seen: Survey, keeps_size: bool) -> Choice[str]:
     kinds = {
         "aligned": "frames show the same scene at the same place",
         "movable": "frames show the same scene, not quite at the same place",
@@ -199,6 +209,10 @@ def _model(seen: Survey) -> Choice[str]:
     }
     why = f"{seen.frames} good frames; {kinds[seen.layout.kind]}"
     if seen.layout.kind == "aligned" and seen.frames >= LEAST_ALIGNED_FRAMES:
+        if keeps_size:
+            return Choice(
+                MODEL, f"{why}, but {OF_ALIGNED} has a size of its own, and crops or a size were given"
+            )
         return Choice(OF_ALIGNED, f"{why}, so each place is also held to what it was in them")
     return Choice(MODEL, why)
 
@@ -261,7 +275,15 @@ def _mix(seen: Survey) -> Choice[AnomalyMix]:
         strong = f"texture of {texture.contrast:.2f} of the scale hides faint cracks and specks"
         return Choice(replace(AnomalyMix(), visible=visible), f"{strong}; {hidden}")
     faint = f"texture of {texture.contrast:.2f} of the scale shows faint cracks and specks"
-    return Choice(replace(SURFACE, visible=visible), f"{faint}; {hidden}")
+    mix = replace(SURFACE, visible=visible)
+    if seen.layout.kind in ("aligned", "movable"):  # what is good elsewhere in a scene is not good here
+        mix = replace(mix, fills=_pasted(mix.fills), region_fills=_pasted(mix.region_fills))
+    return Choice(mix, f"{faint}; {hidden}")
+
+
+def _pasted(fills: Mapping[str, float]) -> dict[str, float]:
+    """Pieces of the scene are wrong all over, not at their seams only."""
+    return {"paste" if name == SPLICED else name: weight for name, weight in fills.items()}
 
 
 def _lighting(seen: Survey, illumination: Illumination) -> Choice[Lighting]:
@@ -309,18 +331,20 @@ def _transpose(seen: Survey) -> Choice[bool]:
     return Choice(False, f"transposed frames are given away by {found.feature}")
 
 
-def _score(seen: Survey, scale: float, model: str) -> Choice[ScoreSpec]:
+def _score(seen: Survey, scale: float, model: str, masked: bool) -> Choice[ScoreSpec]:
+    kind = of_name(model)
+    scale = 1.0 if kind.size_px else scale
     wavelength = seen.texture.wavelength_px * scale
     smooth = round(min(max(wavelength / 2, SMOOTH_PX[0]), SMOOTH_PX[1]), 1)
-    pixels = seen.sizes.height * seen.sizes.width * scale**2
-    if model in OF_ONE_SIZE:
-        pixels = ALIGNED_PX**2
+    outline = f"texture repeats every {wavelength:.0f} px, which is no detail of a defect's outline"
+    spec = ScoreSpec(map="probability", smooth_px=smooth, statistic="peak", peak_px=PEAK_PX)
+    if masked:
+        return Choice(spec, f"the highest {PEAK_PX}×{PEAK_PX} pixels, however large the part is; {outline}")
+    pixels = math.prod(kind.size_px or (seen.sizes.height * scale, seen.sizes.width * scale))
     ratio = float(f"{min(MOST_TOP, TOP_PX / pixels):.2g}")
-    spec = ScoreSpec(map="probability", smooth_px=smooth, statistic="top", top_ratio=ratio)
     return Choice(
-        spec,
-        f"the highest {ratio * pixels:.0f} pixels of a frame, which need not be a square: cracks count; "
-        f"texture repeats every {wavelength:.0f} px, which is no detail of a defect's outline",
+        spec.model_copy(update={"statistic": "top", "top_ratio": ratio}),
+        f"the highest {ratio * pixels:.0f} pixels of a frame, in whatever shape: cracks count; {outline}",
     )
 
 

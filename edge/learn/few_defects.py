@@ -152,7 +152,7 @@ class Pilots:
         name = f"pilot with {len(defects)} defect frames" if defects else "pilot without defects"
         progress = fit.run(lambda share, at: self.listen(Event("learn", f"{name}: step {at.step}", share)))
         self.steps = self.steps or progress.step
-        if self.kind.complete is not None:
+        if self.kind.complete is not None and len(goods) >= self.kind.least_planes:
             self.kind.complete(fit.network, goods, spec.seed, self.kind.tiles)
         return _scorer(self.kind, self.kind.finish(fit.network), self.preprocess)
 
@@ -274,7 +274,8 @@ def _scorer(kind: ModelKind, network: nn.Module, preprocess: PreprocessSpec) -> 
         plane = np.asarray(labelled.plane, np.float32)
         (answer,) = answers([Planes(plane)], preprocess, runtime)
         values = score_map(plane, answer.stitched, spec.map, spec.smooth_px)
-        return Shown(summarise(plane, values, "peak", spec.peak_px).raw, values)
+        score = summarise(plane, values, spec.statistic, spec.peak_px, None, spec.top_ratio)
+        return Shown(score.raw, values)
 
     return scorer
 

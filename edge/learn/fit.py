@@ -144,7 +144,8 @@ class Fit:
         progress = {name: getattr(self.progress, name) for name in Progress.__slots__}
         state = {
             "key": self.key,
-            "network": self.network.state_dict(),
+            # a finished network may have been completed since, and then has tensors of other shapes
+            "network": self.best if self.progress.stopped else self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "best": self.best,
             "progress": progress,

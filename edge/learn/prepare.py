@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from edge.dataset import Sample, Unreadable, count_by_view
-from edge.errors import UsageError
+from edge.errors import DataError, UsageError
 from edge.learn.augment import shrunk
-from edge.learn.automatic import Choices
+from edge.learn.automatic import MODEL, Choices
 from edge.learn.datasets import PlaneStore
 from edge.learn.defect_crops import given_crops
 from edge.learn.few_defects import read_defects
@@ -59,14 +59,17 @@ def prepare(request: LearnRequest, renewal: Renewal, store: PlaneStore, listen: 
     choices = None
     if kind is None or kind.plan is not None:
         choices = choices_for(
-            wanted, preprocess, request.limits, _pinned(request), request.seed, listen, renewal.new_engine
-        )
+            wanted, preprocess, request.limits, _pinned(request), request.seed, listen, renewal.new_engine,
+            keeps_size=_keeps_size(request),
+        )  # fmt: skip
         kind = of_name(choices.model.value)
         if kind.size_px is None:
             preprocess = preprocess.model_copy(update={"scale": choices.scale.value})
             kind = replace(kind, tiles=choices.tiles.value)
         else:
-            preprocess = preprocess.model_copy(update={"size_px": kind.size_px, "fit": kind.fit})
+            preprocess = preprocess.model_copy(
+                update={"size_px": kind.size_px, "fit": request.fit or kind.fit}
+            )
         if kind.plan is not None:
             kind = replace(kind, score=choices.score.value, plan=choices.plan)
         preprocess = preprocess.model_copy(update={"illumination": choices.illumination.value})
@@ -86,6 +89,8 @@ def prepare(request: LearnRequest, renewal: Renewal, store: PlaneStore, listen: 
     listen(Event("prepare", f"model {name}: {why}"))
     parts = _split(request, kind, specimens)
     uses = {use: [s for s in specimens if s.group in set(getattr(parts, use))] for use in Split.__slots__}
+    if len(uses["train"]) < kind.least_planes:
+        return _with_fewer(request, name, len(uses["train"]), renewal, store, listen)
     task = _task(request, kind, classes, uses)
     if request.defect_crops is not None:
         task = replace(task, crops=given_crops(request.defect_crops, reading, unreadable))
@@ -97,6 +102,29 @@ def prepare(request: LearnRequest, renewal: Renewal, store: PlaneStore, listen: 
         name, why, kind, choices, preprocess, extra, classes, parts, uses, task, tuple(defects),
         tuple(unreadable),
     )  # fmt: skip
+
+
+def _with_fewer(
+    request: LearnRequest, name: str, frames: int, renewal: Renewal, store: PlaneStore, listen: Listener
+) -> Prepared:
+    """Another model, where the one that was chosen has too few frames to learn from.
+
+    Raises:
+        DataError: it was asked for.
+    """
+    few = f"{name} has {frames} frames to learn from, and needs {of_name(name).least_planes}"
+    if request.model != "auto":
+        raise DataError(
+            few, hint="give more good frames, better 10, or choose another --model", reason="too_few_frames"
+        )
+    listen(Event("prepare", f"{few}: {MODEL} instead"))
+    return prepare(replace(request, model=MODEL), renewal, store, listen)
+
+
+def _keeps_size(request: LearnRequest) -> bool:
+    """Whether frames, or crops beside them, have a size that the network must take as it is."""
+    asked = request.preprocess.size_px is not None or request.fit is not None or "scale" in request.pinned
+    return asked or request.defect_crops is not None
 
 
 def preprocessing_for(

@@ -90,7 +90,8 @@ def check_options(request: LearnRequest, kind: ModelKind) -> None:
         "--min-recall": request.min_recall is not None and not supervised and not given,
         "--rotate": request.movement != Movement() and not kind.can_be_moved,
         "--light": request.light != Light() and not kind.can_be_moved,
-        "--defect-crops": request.defect_crops is not None and kind.plan is None,
+        # nothing says at which scale crops would lie in frames that are brought to another size
+        "--defect-crops": request.defect_crops is not None and (kind.plan is None or bool(kind.size_px)),
         "--patch-rule": request.patch_rule is not None and not kind.stride,
         "--stride": request.stride is not None and not kind.stride,
         "--false-reject-part": request.false_reject_part is not None and kind.truth != "none",
@@ -119,7 +120,7 @@ def score_for(request: LearnRequest, kind: ModelKind) -> ScoreSpec:
         UsageError: there is no such score.
     """
     given = dict(request.score)
-    if kind.plan is not None and "peak_px" in given:  # whose own statistic is chosen
+    if kind.plan is not None and "peak_px" in given:  # whose own statistic may be another
         given.setdefault("statistic", "peak")
     try:
         spec = ScoreSpec.model_validate(kind.score.model_dump() | given)

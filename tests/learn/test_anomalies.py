@@ -228,12 +228,15 @@ def test_of_spliced_texture_only_the_seam_is_wrong(seed: int, monkeypatch: pytes
     left = np.zeros((SIDE, SIDE), np.float32)
     left[:, : SIDE // 2] = 1
     monkeypatch.setattr("edge.learn.anomalies.mix._cover", lambda *_: ("band", left))
-    mix = AnomalyMix(region_fills={"splice": 1.0}, second=0.0, poisson=0.0, seam_px=4, edge_px=(0.6, 1.0))
+    mix = AnomalyMix(  # Poisson's equation would take the seam away
+        region_fills={"splice": 1.0}, second=0.0, poisson=1.0, seam_px=4, edge_px=(0.6, 1.0)
+    )
     made = painted(texture(0), seed, mix)
     columns = np.flatnonzero(made.label.any(0))
     assert columns.min() >= SIDE // 2 - 4
     assert columns.max() < SIDE // 2 + 8  # the soft edge, and gaps that are closed
     assert (made.window != texture(0))[:, : SIDE // 4].any(), "inside it is other texture, which is good"
+    assert made.kinds == (("band", "splice"),)
 
 
 def test_a_second_anomaly_that_undoes_the_first_leaves_no_label_there(

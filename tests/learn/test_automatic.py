@@ -246,6 +246,28 @@ def test_enough_aligned_frames_are_held_to_each_place_and_only_what_matters_is_s
     assert choose(aligned(plain, 50), {"model": MODEL}).record().keys() == few.record().keys()
 
 
+def test_aligned_frames_whose_size_is_given_are_not_brought_to_another(plain: Survey) -> None:
+    found = choose(aligned(plain, 50), keeps_size=True).model
+    assert found.value == MODEL
+    assert "size" in found.why
+
+
+def test_pieces_of_a_scene_are_wrong_all_over_and_pieces_of_a_surface_at_their_seams(plain: Survey) -> None:
+    surface = finely(plain, 0.05)
+    assert choose(surface).mix.value.region_fills["splice"] > 0
+    scene = choose(aligned(surface, 50)).mix.value
+    assert "splice" not in {*scene.fills, *scene.region_fills}
+    assert sum(scene.region_fills.values()) == pytest.approx(1.0)
+
+
+def test_a_score_counts_a_hundred_pixels_in_any_shape_or_of_small_frames_a_share(plain: Survey) -> None:
+    large = choose(sized(plain, 1000, 2000, 3.0)).score.value
+    assert (large.statistic, round(large.top_ratio * 2_000_000)) == ("top", 100)
+    assert choose(sized(plain, 150, 150, 3.0), {"scale": 1.0}).score.value.top_ratio == 0.003
+    over_parts = choose(sized(plain, 1000, 2000, 3.0), masked=True).score.value
+    assert (over_parts.statistic, over_parts.peak_px) == ("peak", 8)  # of parts it knows no size
+
+
 @pytest.mark.parametrize("given_away", [(), ("left-right",), ("top-bottom",), ("left-right", "top-bottom")])
 def test_windows_are_mirrored_by_each_axis_on_its_own(plain: Survey, given_away: tuple[str, ...]) -> None:
     symmetry = tuple(

@@ -151,7 +151,7 @@ def test_one_good_frame_is_learned_from_and_frames_are_not_compared() -> None:
 def test_each_rule_alone_leaves_them_out(changed: dict[str, float], said: str) -> None:
     sound = dict(
         without_ap=0.6, with_ap=0.7, least=0.01, margin=0.03, without_auroc=0.95, with_auroc=0.95, frames=6,
-        folds=3, worst_fold=0.05, pairs=60,
+        folds=3, worst_fold=0.05, pair=1 / 60,
     )  # fmt: skip
     assert module._decided(Figures(**sound)).use == "windows"  # type: ignore[arg-type]
     verdict = module._decided(Figures(**(sound | changed)))  # type: ignore[arg-type]
@@ -161,7 +161,7 @@ def test_each_rule_alone_leaves_them_out(changed: dict[str, float], said: str) -
 
 def test_one_pair_of_held_out_frames_that_changes_places_is_no_veto() -> None:
     """Six defect frames and one good one: AUROC can only fall by a sixth or not at all."""
-    fell = Figures(0.35, 0.69, 0.01, 0.03, 1.0, 5 / 6, 6, 3, 0.1, 6)
+    fell = Figures(0.35, 0.69, 0.01, 0.03, 1.0, 5 / 6, 6, 3, 0.1, 1 / 6)
     assert module._decided(fell).use == "windows"
     assert module._decided(replace(fell, with_auroc=4 / 6)).use == "nothing"
 
@@ -210,7 +210,7 @@ def test_a_continued_run_asks_no_pilot_again_unless_something_changed(tmp_path: 
 
     def judge() -> Verdict:
         asked.append(1)
-        return Verdict("windows", "why", Figures(0.1, 0.2, 0.01, 0.02, None, None, 3, 3, 0.0, 0))
+        return Verdict("windows", "why", Figures(0.1, 0.2, 0.01, 0.02, None, None, 3, 3, 0.0, 0.0))
 
     first = remembered(file, "a", judge)
     assert remembered(file, "a", judge) == first

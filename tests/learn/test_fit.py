@@ -179,3 +179,23 @@ def test_loss_that_stays_not_finite_is_an_error(make: Make) -> None:
     with pytest.raises(DataError, match="not finite") as caught:
         make(network=Exploding(5, 10_000)).run()
     assert caught.value.reason == "learning_diverged"
+
+
+def test_a_network_completed_after_its_run_is_not_learned_twice(make: Make) -> None:
+    """What completes it may give tensors other shapes, which a checkpoint must not hold."""
+    first = make()
+    first.run()
+    learned = weights(first)
+    norm = next(m for m in first.network.modules() if isinstance(m, nn.BatchNorm2d))
+    norm.running_mean = torch.zeros(3, 5)
+    first.save()
+    again = make()
+    assert again.resume()
+    again.run()
+    assert all(map(torch.equal, learned, weights(again)))
+
+
+def test_without_patience_it_never_stops_early(make: Make) -> None:
+    still = replace(SPEC, learning_rate=0.0, steps=400)
+    assert make(replace(still, patience=2)).run().stopped == "no improvement in 2 validations"
+    assert make(replace(still, patience=0)).run().stopped == "budget used"

@@ -164,3 +164,28 @@ def test_no_frames_and_no_members_are_refused() -> None:
         Fusion([])
     with pytest.raises(DataError, match="no frames"):
         standardise(Fusion([Member(Brightness(), "distance")]), [], TILES, 0)
+
+
+def test_frames_of_two_views_in_turn_are_scaled_as_frames_of_one_view_after_the_other() -> None:
+    """Neither view may be missing from what the scale is measured against."""
+    side = 64
+    rng = np.random.default_rng(3)
+    scenes = [cv2.GaussianBlur(rng.normal(size=(side, side)), (0, 0), 3.0) for _ in range(2)]
+
+    def plane(view: int) -> LabelledPlane:
+        made = 0.5 + 1.5 * scenes[view] + rng.normal(0, 0.01, (side, side))
+        return LabelledPlane(np.clip(made, 0, 1).astype(np.float16), np.zeros((1, 1), np.uint8))
+
+    views = [[plane(view) for _ in range(8)] for view in range(2)]
+    orders = {
+        "after": [*views[0], *views[1]],
+        "in turn": [frame for pair in zip(*views, strict=True) for frame in pair],
+    }
+    middles = {}
+    for name, order in orders.items():
+        torch.manual_seed(0)
+        config = FeaturesConfig("aligned", size_px=side, kinds=4)
+        network = SegmenterWithFeatures(AnomalyUNet(AnomalyUNetConfig()), FeatureDistance(config)).eval()
+        fit(network, order, 0, TileSpec(size_px=side, keep_px=side, step_px=side))
+        middles[name] = network.fused.middle.numpy()
+    assert middles["in turn"] == pytest.approx(middles["after"], abs=1.5)  # 12 where a view was left out

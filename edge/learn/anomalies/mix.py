@@ -90,7 +90,7 @@ def paint(
         for _attempt in range(ATTEMPTS):
             changed, kind, cover = _one(painted, rng, mix, donors, crops, foreground)
             inner = good & (cover < 0.5)  # spliced before, and not painted over
-            if kind[1].startswith(SPLICED):
+            if kind[1] == SPLICED:
                 inner |= _within(cover, mix.seam_px) & ~label  # what lay there shines through
             seen = _visible(window, changed, mix) & ~inner  # a second one may undo what the first one changed
             if foreground is not None:
@@ -121,7 +121,8 @@ def _one(
         fills = mix.thin_fills if shape in THIN else mix.region_fills if shape == REGION else mix.fills
         name = _drawn(rng, fills)
         fill = FILLS[name](rng, Ground(window, cover, donors, crops))
-    if rng.random() < mix.poisson and (joined := _poisson(window, fill, cover)) is not None:
+    blended = rng.random() < mix.poisson and name != SPLICED  # whose seam that would take away
+    if blended and (joined := _poisson(window, fill, cover)) is not None:
         return joined, (shape, f"{name}, Poisson"), cover
     if cover.mean() < 0.002 or (cover > 0.5).sum() < 40:
         soft = cv2.GaussianBlur(cover, (0, 0), mix.edge_px[0])  # what is thin would vanish under more

@@ -74,6 +74,7 @@ class ModelKind:
     explain: Callable[[nn.Module], nn.Module] | None = None  # activations and gradients, for CAMs
     prepare: Callable[[nn.Module, Sequence[LabelledPlane]], None] = lambda network, planes: None
     size_px: tuple[int, int] | None = None  # every frame is brought to this
+    least_planes: int = 1  # that it can be learned from
     fit: Literal["stretch", "pad"] = "stretch"  # how it is brought to it
     validation_batches: int = 2
     patience: int = PATIENCE  # validations without improvement before it stops; 0: it never does
@@ -288,6 +289,7 @@ def _feature_kind(distance: features.Distance, score: ScoreSpec, side_px: int = 
         batches=_windows,
         window_px=size_px,
         closed_form=features.fit,
+        least_planes=features.LEAST_ALIGNED if distance == "aligned" else 1,
         size_px=(side_px, side_px) if side_px else None,
     )
 
@@ -312,7 +314,7 @@ MOST_SORTS = 4  # of frames: views or variants, each with its own Gaussians
 _ANOMALY = ModelKind(
     build=lambda classes: anomaly_unet.AnomalyUNet(anomaly_unet.AnomalyUNetConfig()),
     tiles=TileSpec(size_px=384, keep_px=384, step_px=352),
-    score=ScoreSpec(map="probability", smooth_px=4.0, statistic="peak", peak_px=8),
+    score=ScoreSpec(map="probability", smooth_px=4.0, statistic="top", top_ratio=0.003, peak_px=8),
     loss="focal+dice",
     losses=("focal+dice",),
     window_px=128,
@@ -341,6 +343,7 @@ MODELS: Mapping[str, ModelKind] = {
         finish=lambda network: cast(fusion.SegmenterWithFeatures, network).fused,
         tiles=TileSpec(size_px=ALIGNED_PX, keep_px=ALIGNED_PX, step_px=ALIGNED_PX),
         size_px=(ALIGNED_PX, ALIGNED_PX),
+        least_planes=features.LEAST_ALIGNED,
     ),
     "features-aligned": _feature_kind("aligned", _PLACED, ALIGNED_PX),
     "features-memory": _feature_kind("memory", _PLACED.model_copy(update={"smooth_px": 12.0, "peak_px": 16})),

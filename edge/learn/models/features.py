@@ -312,10 +312,10 @@ def fit(network: nn.Module, planes: Sequence[LabelledPlane], seed: int) -> None:
     _check(network, planes)
     network.eval()
     sorts = sorts_of(planes, network.config.kinds, seed)
-    halves = [_halves(of, seed) for of in sorts]
-    rest = [labelled for _, second in halves for labelled in second] or planes
+    dealt = [halves(of, seed) for of in sorts]
+    rest = [labelled for _, second in dealt for labelled in second] or planes
     with torch.no_grad():
-        _fit_distance(network, [first for first, _ in halves], seed)
+        _fit_distance(network, [first for first, _ in dealt], seed)
         maps = feature_maps(network.squared, rest, network.grid)
         distances = np.concatenate([values.ravel() for values in maps])
         middle, scale = np.maximum(np.quantile(distances, (0.5, UNDECIDED_SHARE)), 1e-6)
@@ -325,7 +325,7 @@ def fit(network: nn.Module, planes: Sequence[LabelledPlane], seed: int) -> None:
         network.power.fill_(float(np.clip(UNLIKELY / np.log(max(scale / middle, 1.001)), 1, MOST_POWER)))
 
 
-def _halves(planes: Sequence[LabelledPlane], seed: int) -> tuple[list[LabelledPlane], list[LabelledPlane]]:
+def halves(planes: Sequence[LabelledPlane], seed: int) -> tuple[list[LabelledPlane], list[LabelledPlane]]:
     """Every other plane of each sort, and the others."""
     sorts = sorts_of(planes, ALIKE, seed)
     return [one for of in sorts for one in of[::2]], [one for of in sorts for one in of[1::2]]

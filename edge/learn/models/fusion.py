@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal
 
 import numpy as np
 import torch
@@ -37,7 +37,9 @@ of their probabilities after that, `max`: the member that is surest of a defect.
 
 LEAST = 1e-6  # of a map, before its logarithm
 MIDDLE, HIGH = 0.5, 0.99  # quantiles of good pixels that become 0 and 1
-LEAST_SPREAD = 0.05  # between them, in log-odds: a map that is the same on all good pixels is not blown up
+LEAST_SPREAD = (
+    0.05  # between them, in a member's own units: a map that is the same on all good pixels is not blown up
+)
 UNDECIDED = 3.0  # on that scale the fused map says 1/2: far beyond good pixels
 PLACED_SMOOTH_PX = 2.0  # σ, of a U-Net's map before what is usual at a place is taken off
 WINDOWS, BATCH = 32, 4  # good windows that the quantiles are taken of
@@ -201,8 +203,9 @@ class SegmenterWithFeatures(nn.Module):
 def fit(network: nn.Module, planes: Sequence[LabelledPlane], seed: int, tiles: TileSpec) -> None:
     """After the U-Net has learned: fit the distance and the scales of both, from good planes.
 
-    Where there are enough planes every other one is kept from the distance while the scales are measured,
-    since a distance is smaller where it was learned; then it is fitted to all.
+    Where there are enough planes half of each sort is kept from the distance, and from what is usual at each
+    place, while the scales are measured, since both are smaller where they were learned; then both are fitted
+    to all.
 
     Raises:
         DataError: no planes, or too few for the distance.
@@ -211,12 +214,16 @@ def fit(network: nn.Module, planes: Sequence[LabelledPlane], seed: int, tiles: T
         raise TypeError(f"{type(network).__name__} has no members to fit")
     aligned = network.distance.config.distance == "aligned"
     network.eval()
-    if aligned:
-        segmenter = cast(MemberMap, network.fused.maps[0])
-        cast(UsualMap, segmenter.usual).fit(segmenter.plain, planes, network.distance.config.kinds, seed)
     several = len(planes) >= 2 * (features.LEAST_ALIGNED if aligned else 1)
-    features.fit(network.distance, planes[::2] if several else planes, seed)
-    aside = [labelled.plane for labelled in (planes[1::2] if several else planes)]
-    standardise(network.fused, aside, tiles, seed)
+    first, rest = features.halves(planes, seed) if several else (planes, planes)
+    _fit_members(network, first, seed)
+    standardise(network.fused, [labelled.plane for labelled in rest], tiles, seed)
     if several:
-        features.fit(network.distance, planes, seed)
+        _fit_members(network, planes, seed)
+
+
+def _fit_members(network: SegmenterWithFeatures, planes: Sequence[LabelledPlane], seed: int) -> None:
+    features.fit(network.distance, planes, seed)
+    segmenter = network.fused.maps[0]
+    if isinstance(segmenter, MemberMap) and isinstance(segmenter.usual, UsualMap):
+        segmenter.usual.fit(segmenter.plain, planes, network.distance.config.kinds, seed)

@@ -65,7 +65,8 @@ class UsualMap(nn.Module):
                 total += found
                 squares += np.square(found, dtype=np.float64)
         mean = total / len(planes)
-        spread = _smooth(np.sqrt(np.maximum(squares / len(planes) - mean * mean, 0)))
+        bessel = len(planes) / max(1, len(planes) - 1)
+        spread = _smooth(np.sqrt(np.maximum(squares / len(planes) - mean * mean, 0) * bessel))
         usual = _smooth(mean)
         pooled = max(LEAST_SPREAD, math.sqrt(float(np.square(spread).mean())))
         return np.maximum(usual, np.median(usual)), np.maximum(spread, np.float32(pooled))
