@@ -8,6 +8,7 @@ from typing import Any
 
 from edge.dataset import Sample, Unreadable, count_by_view
 from edge.errors import DataError, UsageError
+from edge.learn.anomalies.objective import anomaly_loss
 from edge.learn.augment import shrunk
 from edge.learn.automatic import MODEL, Choices
 from edge.learn.datasets import PlaneStore
@@ -71,7 +72,10 @@ def prepare(request: LearnRequest, renewal: Renewal, store: PlaneStore, listen: 
                 update={"size_px": kind.size_px, "fit": request.fit or kind.fit}
             )
         if kind.plan is not None:
-            kind = replace(kind, score=choices.score.value, plan=choices.plan)
+            loss = anomaly_loss(choices.plan.mix.small_count)
+            kind = replace(
+                kind, score=choices.score.value, plan=choices.plan, objective=lambda name, planes: loss
+            )
         preprocess = preprocess.model_copy(update={"illumination": choices.illumination.value})
     assert kind is not None, "the model asked for, or the one chosen"
     name, why = (choices.model.value, choices.model.why) if choices else (request.model, "as asked for")

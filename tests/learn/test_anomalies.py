@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import cv2
 import numpy as np
@@ -399,27 +400,29 @@ def test_uneven_light_is_smooth_and_no_stronger_than_told() -> None:
     assert max(float(np.abs(np.diff(log, axis=1)).max()) for log in logs) < 0.05
 
 
-def loss(logits: torch.Tensor, labels: torch.Tensor) -> float:
-    return float(anomaly_loss(logits, (torch.zeros_like(labels), labels)))
+def loss(logits: torch.Tensor, labels: torch.Tensor, small_count: bool = False) -> float:
+    return float(anomaly_loss(small_count)(logits, (torch.zeros_like(labels), labels)))
 
 
 @settings(max_examples=30)
-@given(seed=SEEDS)
-def test_the_loss_is_its_formula_over_shares_of_the_label(seed: int) -> None:
+@given(seed=SEEDS, small_count=st.booleans())
+def test_the_loss_is_its_formula_over_shares_of_the_label(seed: int, small_count: bool) -> None:
     rng = np.random.default_rng(seed)
     logits, labels = rng.normal(0, 2, (2, 1, 3, 3)), (rng.random((2, 1, 6, 6)) < 0.4).astype(float)
     shares = labels.reshape(2, 1, 3, 2, 3, 2).mean((3, 5))
     p = 1 / (1 + np.exp(-logits))
     entropy = -(shares * np.log(p) + (1 - shares) * np.log(1 - p))
+    along = (1, 2, 3) if small_count else (0, 1, 2, 3)
     area = shares.sum((1, 2, 3), keepdims=True)
-    weight = np.clip(SMALL_AREA * 9 / (area + 1), 1, MOST_WEIGHT)
+    weight = np.clip(SMALL_AREA * 9 / (area + 1), 1, MOST_WEIGHT) if small_count else 1
     focal = float((np.abs(p - shares) * entropy * (1 + (weight - 1) * shares)).mean())
-    common, total = (p * shares).sum((1, 2, 3)), (p**2).sum((1, 2, 3)) + (shares**2).sum((1, 2, 3))
-    of_windows = 1 - (2 * common + 1) / (total + 1)
-    marked = area.ravel() > 0
+    common, total = (p * shares).sum(along), (p**2).sum(along) + (shares**2).sum(along)
+    of_windows = np.atleast_1d(1 - (2 * common + 1) / (total + 1))
+    marked = area.ravel() > 0 if small_count else np.array([True])
     dice = of_windows[marked].mean() if marked.any() else 0.0
     expected = FOCAL_WEIGHT * focal + DICE_WEIGHT * dice
-    assert loss(torch.from_numpy(logits), torch.from_numpy(labels)) == pytest.approx(expected, rel=1e-6)
+    found = loss(torch.from_numpy(logits), torch.from_numpy(labels), small_count)
+    assert found == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_missed_crack_costs_more_than_its_pixels_in_a_stain() -> None:
@@ -432,18 +435,26 @@ def test_a_missed_crack_costs_more_than_its_pixels_in_a_stain() -> None:
     no_crack[0] = -8
     less_stain[1, 0, 10:11, 5:55] = -8
     less_stain[1, 0, 11, 5:15] = -8
-    cost = loss(found, labels)
-    assert loss(no_crack, labels) - cost > 4 * (loss(less_stain, labels) - cost)
+
+    def ratio(small_count: bool) -> float:
+        cost = loss(found, labels, small_count)
+        more = loss(no_crack, labels, small_count) - cost
+        return more / (loss(less_stain, labels, small_count) - cost)
+
+    assert ratio(small_count=True) > 4
+    assert ratio(small_count=False) < 1.5
 
 
-def test_a_right_answer_costs_nothing_and_no_answer_is_beyond_counting() -> None:
+@pytest.mark.parametrize("small_count", [False, True])
+def test_a_right_answer_costs_nothing_and_no_answer_is_beyond_counting(small_count: bool) -> None:
+    cost = partial(loss, small_count=small_count)
     labels = torch.zeros(2, 1, 8, 8)
     labels[0, 0, 2:6, 2:6] = 1
     coarse = labels[:, :, ::2, ::2]
     right = 40 * (2 * coarse - 1)
-    assert loss(right, labels) == pytest.approx(0, abs=1e-4)
-    assert loss(-right, labels) > 1
-    assert loss(right, torch.zeros_like(labels)) > loss(
+    assert cost(right, labels) == pytest.approx(0, abs=1e-4)
+    assert cost(-right, labels) > 1
+    assert cost(right, torch.zeros_like(labels)) > cost(
         -40 * torch.ones_like(right), torch.zeros_like(labels)
     )
-    assert math.isfinite(loss(1e4 * right, 1 - labels))
+    assert math.isfinite(cost(1e4 * right, 1 - labels))

@@ -15,6 +15,7 @@ from edge.learn import classes as of_frames
 from edge.learn import patches, segments
 from edge.learn.anomalies.batches import AnomalyBatches, AnomalyPlan
 from edge.learn.anomalies.fills import DefectCrop
+from edge.learn.anomalies.mix import AnomalyMix
 from edge.learn.anomalies.objective import anomaly_loss
 from edge.learn.augment import Light, MaskBatches, Movement, PlacedWindows
 from edge.learn.datasets import Augmentation, Windows
@@ -320,7 +321,7 @@ _ANOMALY = ModelKind(
     window_px=128,
     batch=16,
     batches=_anomalies,
-    objective=lambda loss, planes: anomaly_loss,
+    objective=lambda loss, planes: anomaly_loss(AnomalyMix().small_count),
     finish=lambda network: anomaly_unet.AnomalyMap(cast(anomaly_unet.AnomalyUNet, network)),
     learning_rate=2e-3,
     validation_batches=8,
