@@ -19,8 +19,8 @@ def anomaly_loss(small_count: bool) -> Objective:
     """2 · focal (γ = 1) + 0.3 · soft Dice, of logits (n, 1, h/k, w/k) against labels (n, 1, h, w) in 0..1.
 
     Where the network answers more coarsely than the labels, a label is the share of its pixels. Focal: Lin et
-    al., ICCV 2017; Dice with squares below the line: Milletari et al., "V-Net", 2016; over the whole batch, as
-    most of its windows have nothing to find.
+    al., ICCV 2017; Dice with squares below the line: Milletari et al., "V-Net", 2016. Dice is over the whole
+    batch, as most of its windows have nothing to find.
 
     Counted so by pixels, a crack is a hundredth of a stain, and is hardly learned. Where `small_count`, it
     counts as much: Dice is the mean over the windows that have something to find, and the focal term weighs
