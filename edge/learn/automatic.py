@@ -22,6 +22,7 @@ from edge.preprocess.tiles import Tiling
 
 MODEL, OF_ALIGNED = "anomaly-unet", "fusion-aligned"
 LEAST_ALIGNED_FRAMES = 10  # that say how each place of a scene varies
+MOST_SHRUNK = 4.0  # of a side, to the size of a network that has its own: small defects would vanish
 ALWAYS = ("model", "illumination", "precision")  # chosen whatever the model is
 MOST_PIXELS = 3_000_000  # of a plane that is not made smaller even where nothing would be lost
 LEAST_FINEST_PX = 2.5  # wavelength that a smaller plane still carries: a quarter above Nyquist's 2 px
@@ -213,6 +214,11 @@ def _model(seen: Survey, keeps_size: bool) -> Choice[str]:
         if keeps_size:
             return Choice(
                 MODEL, f"{why}, but {OF_ALIGNED} has a size of its own, and crops or a size were given"
+            )
+        own = math.sqrt(math.prod(of_name(OF_ALIGNED).size_px or (0, 0)))
+        if math.sqrt(seen.sizes.height * seen.sizes.width) > MOST_SHRUNK * own:
+            return Choice(
+                MODEL, f"{why}, but at {own:.0f} px, which is {OF_ALIGNED}'s size, defects would vanish"
             )
         return Choice(OF_ALIGNED, f"{why}, so each place is also held to what it was in them")
     return Choice(MODEL, why)

@@ -252,6 +252,13 @@ def test_aligned_frames_whose_size_is_given_are_not_brought_to_another(plain: Su
     assert "size" in found.why
 
 
+def test_large_aligned_frames_are_looked_at_in_their_own_size(plain: Survey) -> None:
+    small, large = (aligned(sized(plain, side, side, 3.0), 50) for side in (900, 2000))
+    assert choose(small).model.value == OF_ALIGNED
+    assert choose(large).model.value == MODEL
+    assert "vanish" in choose(large).model.why
+
+
 def test_pieces_of_a_scene_are_wrong_all_over_and_pieces_of_a_surface_at_their_seams(plain: Survey) -> None:
     surface = finely(plain, 0.05)
     assert choose(surface).mix.value.region_fills["splice"] > 0
