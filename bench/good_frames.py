@@ -129,7 +129,7 @@ def _page(found: Found, image: str) -> str:
     lines = [
         "# Good frames and what they are worth",
         "",
-        f"`python -m bench.good_frames` ({describe()}): `edge learn` for {MINUTES:g} minutes, seed {SEED}, "
+        f"`python -m bench.good_frames` ({describe()}): `edge learn` for {MINUTES:g} min, seed {SEED}, "
         "from so many good frames, of which thresholds take a part. Pixel AUROC of nanofibre, image AUROC of "
         "the others.",
         "",
