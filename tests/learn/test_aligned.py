@@ -82,6 +82,7 @@ def run(scene: Path, tmp_path: Path) -> Learn:
     return learned
 
 
+@pytest.mark.slow
 def test_it_is_chosen_and_finds_what_is_not_of_the_scene(run: Learn, scene: Path) -> None:
     result, said = run()
     assert result.model == "fusion-aligned"
