@@ -23,10 +23,10 @@ lint: $(INSTALLED_DEV)
 results: $(INSTALLED_DEV)
 	$(VENV)/bin/python -m bench
 
-# the figures of docs/accuracy.md: about four hours of one core (OMP_NUM_THREADS=1), or two of two
+# the tables of docs/accuracy.md, into var/accuracy.md: about four hours of one core (OMP_NUM_THREADS=1), or two of two
 accuracy: $(INSTALLED_DEV)
 	$(VENV)/bin/python -m bench.accuracy
-	$(VENV)/bin/python -m bench.accuracy --out docs/accuracy.md
+	$(VENV)/bin/python -m bench.accuracy --out var/accuracy.md
 
 # how engines/demo and calibration/demo.json were made
 demo-recipe: $(INSTALLED_DEV)

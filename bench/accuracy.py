@@ -69,7 +69,7 @@ def run(name: str, trial: Trial, folder: Path) -> None:
     subprocess.run(
         [
             sys.executable, "-m", "edge", "bench", "accuracy", f"{name}.csv", "--models", trial.models,
-            *(("--folds", str(trial.folds)) if trial.folds else ()), "--seeds", str(SEEDS),
+            "--folds", str(trial.folds), "--seeds", str(SEEDS),
             "--minutes", f"{trial.minutes:g}", "--out", f"{name}.md",
         ],
         cwd=folder, check=True, env=os.environ | {"PYTHONPATH": os.getcwd()},

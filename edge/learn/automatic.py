@@ -51,7 +51,7 @@ TOP_PX = 100  # a frame's score is the mean of so many of its map's highest pixe
 MOST_TOP = 0.003  # … and never of more than this share of them
 MOST_SURFACE_CONTRAST = 0.15  # of the scale: texture so strong hides what is faint, which is then not learned
 SURFACE = AnomalyMix(  # worked surfaces and parts: faint cracks, specks and stains count, and whole regions
-    small_count=True,
+    balance_areas=True,
     shapes={"blob": 0.27, "polygon": 0.15, "curve": 0.1, "crack": 0.13, "specks": 0.15, "band": 0.2},
     fills={
         "foreign-texture": 0.2, "turned-texture": 0.05, "noise": 0.15, "own-pixels": 0.2, "shade": 0.1,

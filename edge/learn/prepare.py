@@ -72,7 +72,7 @@ def prepare(request: LearnRequest, renewal: Renewal, store: PlaneStore, listen: 
                 update={"size_px": kind.size_px, "fit": request.fit or kind.fit}
             )
         if kind.plan is not None:
-            loss = anomaly_loss(choices.plan.mix.small_count)
+            loss = anomaly_loss(choices.plan.mix.balance_areas)
             kind = replace(
                 kind, score=choices.score.value, plan=choices.plan, objective=lambda name, planes: loss
             )

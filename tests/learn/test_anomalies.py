@@ -400,28 +400,28 @@ def test_uneven_light_is_smooth_and_no_stronger_than_told() -> None:
     assert max(float(np.abs(np.diff(log, axis=1)).max()) for log in logs) < 0.05
 
 
-def loss(logits: torch.Tensor, labels: torch.Tensor, small_count: bool = False) -> float:
-    return float(anomaly_loss(small_count)(logits, (torch.zeros_like(labels), labels)))
+def loss(logits: torch.Tensor, labels: torch.Tensor, balance_areas: bool = False) -> float:
+    return float(anomaly_loss(balance_areas)(logits, (torch.zeros_like(labels), labels)))
 
 
 @settings(max_examples=30)
-@given(seed=SEEDS, small_count=st.booleans())
-def test_the_loss_is_its_formula_over_shares_of_the_label(seed: int, small_count: bool) -> None:
+@given(seed=SEEDS, balance_areas=st.booleans())
+def test_the_loss_is_its_formula_over_shares_of_the_label(seed: int, balance_areas: bool) -> None:
     rng = np.random.default_rng(seed)
     logits, labels = rng.normal(0, 2, (2, 1, 3, 3)), (rng.random((2, 1, 6, 6)) < 0.4).astype(float)
     shares = labels.reshape(2, 1, 3, 2, 3, 2).mean((3, 5))
     p = 1 / (1 + np.exp(-logits))
     entropy = -(shares * np.log(p) + (1 - shares) * np.log(1 - p))
-    along = (1, 2, 3) if small_count else (0, 1, 2, 3)
+    along = (1, 2, 3) if balance_areas else (0, 1, 2, 3)
     area = shares.sum((1, 2, 3), keepdims=True)
-    weight = np.clip(SMALL_AREA * 9 / (area + 1), 1, MOST_WEIGHT) if small_count else 1
+    weight = np.clip(SMALL_AREA * 9 / (area + 1), 1, MOST_WEIGHT) if balance_areas else 1
     focal = float((np.abs(p - shares) * entropy * (1 + (weight - 1) * shares)).mean())
     common, total = (p * shares).sum(along), (p**2).sum(along) + (shares**2).sum(along)
     of_windows = np.atleast_1d(1 - (2 * common + 1) / (total + 1))
-    marked = area.ravel() > 0 if small_count else np.array([True])
+    marked = area.ravel() > 0 if balance_areas else np.array([True])
     dice = of_windows[marked].mean() if marked.any() else 0.0
     expected = FOCAL_WEIGHT * focal + DICE_WEIGHT * dice
-    found = loss(torch.from_numpy(logits), torch.from_numpy(labels), small_count)
+    found = loss(torch.from_numpy(logits), torch.from_numpy(labels), balance_areas)
     assert found == pytest.approx(expected, rel=1e-6)
 
 
@@ -436,18 +436,18 @@ def test_a_missed_crack_costs_more_than_its_pixels_in_a_stain() -> None:
     less_stain[1, 0, 10:11, 5:55] = -8
     less_stain[1, 0, 11, 5:15] = -8
 
-    def ratio(small_count: bool) -> float:
-        cost = loss(found, labels, small_count)
-        more = loss(no_crack, labels, small_count) - cost
-        return more / (loss(less_stain, labels, small_count) - cost)
+    def ratio(balance_areas: bool) -> float:
+        cost = loss(found, labels, balance_areas)
+        more = loss(no_crack, labels, balance_areas) - cost
+        return more / (loss(less_stain, labels, balance_areas) - cost)
 
-    assert ratio(small_count=True) > 4
-    assert ratio(small_count=False) < 1.5
+    assert ratio(balance_areas=True) > 4
+    assert ratio(balance_areas=False) < 1.5
 
 
-@pytest.mark.parametrize("small_count", [False, True])
-def test_a_right_answer_costs_nothing_and_no_answer_is_beyond_counting(small_count: bool) -> None:
-    cost = partial(loss, small_count=small_count)
+@pytest.mark.parametrize("balance_areas", [False, True])
+def test_a_right_answer_costs_nothing_and_no_answer_is_beyond_counting(balance_areas: bool) -> None:
+    cost = partial(loss, balance_areas=balance_areas)
     labels = torch.zeros(2, 1, 8, 8)
     labels[0, 0, 2:6, 2:6] = 1
     coarse = labels[:, :, ::2, ::2]

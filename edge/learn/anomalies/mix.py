@@ -26,7 +26,7 @@ COHERENT = 0.25  # from here on a texture has a direction, and cracks may follow
 class AnomalyMix:
     """How anomalies are drawn. Weights are relative; what is not named does not occur."""
 
-    small_count: bool = False  # as much as large ones, in the loss: where the texture does not hide them
+    balance_areas: bool = False  # in the loss: small anomalies count as much as large ones
     share: float = 0.6  # of windows that have an anomaly …
     second: float = 0.3  # … and of those that have another one
     shapes: Mapping[str, float] = field(

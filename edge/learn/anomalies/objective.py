@@ -15,18 +15,18 @@ SMALL_AREA = 0.05  # of a window: anomalies below it weigh as much as if they we
 MOST_WEIGHT = 4.0  # … but a pixel of them no more than so many others
 
 
-def anomaly_loss(small_count: bool) -> Objective:
+def anomaly_loss(balance_areas: bool) -> Objective:
     """2 · focal (γ = 1) + 0.3 · soft Dice, of logits (n, 1, h/k, w/k) against labels (n, 1, h, w) in 0..1.
 
     Where the network answers more coarsely than the labels, a label is the share of its pixels. Focal: Lin et
     al., ICCV 2017; Dice with squares below the line: Milletari et al., "V-Net", 2016. Dice is over the whole
     batch, as most of its windows have nothing to find.
 
-    Counted so by pixels, a crack is a hundredth of a stain, and is hardly learned. Where `small_count`, it
+    Counted so by pixels, a crack is a hundredth of a stain, and is hardly learned. Where `balance_areas`, it
     counts as much: Dice is the mean over the windows that have something to find, and the focal term weighs
     the pixels of small anomalies up.
     """
-    return _balanced if small_count else _by_pixels
+    return _balanced if balance_areas else _by_pixels
 
 
 def _by_pixels(logits: Any, batch: Batch) -> torch.Tensor:

@@ -15,7 +15,6 @@ from edge.learn import classes as of_frames
 from edge.learn import patches, segments
 from edge.learn.anomalies.batches import AnomalyBatches, AnomalyPlan
 from edge.learn.anomalies.fills import DefectCrop
-from edge.learn.anomalies.mix import AnomalyMix
 from edge.learn.anomalies.objective import anomaly_loss
 from edge.learn.augment import Light, MaskBatches, Movement, PlacedWindows
 from edge.learn.datasets import Augmentation, Windows
@@ -321,7 +320,7 @@ _ANOMALY = ModelKind(
     window_px=128,
     batch=16,
     batches=_anomalies,
-    objective=lambda loss, planes: anomaly_loss(AnomalyMix().small_count),
+    objective=lambda loss, planes: anomaly_loss(balance_areas=False),
     finish=lambda network: anomaly_unet.AnomalyMap(cast(anomaly_unet.AnomalyUNet, network)),
     learning_rate=2e-3,
     validation_batches=8,

@@ -21,7 +21,7 @@ from edge.learn.labels import LabelledPlane
 from edge.learn.models.sorts import sorts_of
 
 SMOOTH_PX = 3.0  # σ, of what is usual: the scene may lie a little beside where it lay
-LEAST_SPREAD = 1e-3
+LEAST_SPREAD = 1e-3  # of log-odds: maps that never vary are not divided by nothing
 
 
 class UsualMap(nn.Module):
