@@ -37,9 +37,7 @@ of their probabilities after that, `max`: the member that is surest of a defect.
 
 LEAST = 1e-6  # of a map, before its logarithm
 MIDDLE, HIGH = 0.5, 0.99  # quantiles of good pixels that become 0 and 1
-LEAST_SPREAD = (
-    0.05  # between them, in a member's own units: a map that is the same on all good pixels is not blown up
-)
+LEAST_SPREAD = 0.05  # between them, in a member's units: what is the same everywhere is not blown up
 UNDECIDED = 3.0  # on that scale the fused map says 1/2: far beyond good pixels
 PLACED_SMOOTH_PX = 2.0  # σ, of a U-Net's map before what is usual at a place is taken off
 WINDOWS, BATCH = 32, 4  # good windows that the quantiles are taken of
