@@ -120,8 +120,9 @@ def _learned(context: Context) -> tuple[FloatImage, PatchCnn]:
 
 def _dense(file: Path, network: PatchCnn, plane: FloatImage) -> Timed:
     """The product's way: tiles through its runtime."""
-    file.write_bytes(to_onnx(DensePatchCnn(network), TILES.size_px))
-    runtime = OpenVinoRuntime(file, tile_px=TILES.size_px)
+    onnx = to_onnx(DensePatchCnn(network), TILES.size_px)
+    file.write_bytes(onnx)
+    runtime = OpenVinoRuntime(onnx, origin=file, tile_px=TILES.size_px)
 
     def whole() -> FloatImage:
         tiling = Tiling(HEIGHT, WIDTH, TILES)
@@ -139,8 +140,9 @@ def _dense(file: Path, network: PatchCnn, plane: FloatImage) -> Timed:
 def _naive(context: Context, network: PatchCnn, cutter: Cutter) -> Mapping[str, Timed]:
     """Patches through the same runtime as the tiles, in the batches it chooses; and through torch."""
     file = context.folder / "patches.onnx"
-    file.write_bytes(to_onnx(_Probability(network), PATCH))
-    runtime = OpenVinoRuntime(file, tile_px=PATCH)
+    onnx = to_onnx(_Probability(network), PATCH)
+    file.write_bytes(onnx)
+    runtime = OpenVinoRuntime(onnx, origin=file, tile_px=PATCH)
     every, some = context.size(HEIGHT * WIDTH, 20_000), context.size(30_000, 1_000)
     few = some // 10
 

@@ -25,7 +25,11 @@ def open_explainer(bundle: Bundle) -> Explainer | None:
         return None
     from edge.infer.openvino import open_explainer as compiled
 
-    explain = compiled(bundle.folder / EXPLAIN_MODEL, bundle.manifest.preprocess.tiles.size_px)
+    explain = compiled(
+        bundle.read(EXPLAIN_MODEL),
+        origin=bundle.folder / EXPLAIN_MODEL,
+        tile_px=bundle.manifest.preprocess.tiles.size_px,
+    )
 
     def maps(plane: FloatImage) -> Mapping[str, FloatImage]:
         height, width = plane.shape

@@ -20,10 +20,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.artifacts import sha256_of
 from edge.decode import Limits, decode, read_stable
-from edge.errors import DataError
-from edge.infer.bundle import MASK_MODEL, MEAN_MASKS, Bundle, ScoreSpec, read_mean_masks
+from edge.errors import BundleError, DataError
+from edge.infer.bundle import MASK_MODEL, MEAN_MASKS, Bundle, ScoreSpec, read_listed, read_mean_masks
 from edge.infer.compile import open_mask_network
 from edge.infer.runtime import Runtime
 from edge.intake.naming import Naming
@@ -68,14 +67,15 @@ class PrepareJob:
     named: str = ""  # what the naming rule reads
 
 
-def prepare_file(job: PrepareJob) -> list[Frame]:
-    """Read, decode and preprocess a file: one frame a page.
+def prepare_file(job: PrepareJob, has_read: Callable[[], None] = lambda: None) -> list[Frame]:
+    """Read, decode and preprocess a file: one frame a page. `has_read` is called when all bytes are there.
 
     Raises:
         DataError: why this file gives no frame; `IncompleteError` if it may yet become whole.
     """
     started = time.monotonic()
     data = read_stable(job.file, job.stamp)
+    has_read()
     digest = hashlib.sha256(data).hexdigest()
     pictures = decode(data, job.file.name, job.limits)
     decode_s = (time.monotonic() - started) / len(pictures)
@@ -134,27 +134,28 @@ def warm_up(masks: Sequence[tuple[Path, MaskSpec]]) -> None:
                 _mean_masks(folder, spec.file_sha256)
 
 
-def _check_unchanged(file: Path, sha256: str) -> None:
-    if not file.is_file() or sha256_of(file) != sha256:
+def _unchanged(folder: Path, name: str, sha256: str) -> bytes:
+    try:
+        return read_listed(folder, name, sha256)
+    except BundleError:
         raise DataError(  # a recipe that was just learned again: the daemon takes it over at its next reload
-            f"{file}: is not what this recipe was loaded with",
+            f"{folder / name}: is not what this recipe was loaded with",
             hint="reload or restart the daemon",
             reason="engine_replaced",
             retryable=True,
-        )
+        ) from None
 
 
 @cache  # one for each recipe of a worker process
 def _mean_masks(folder: Path, sha256: str) -> Mapping[str, FloatImage]:
-    _check_unchanged(folder / MEAN_MASKS, sha256)
-    return read_mean_masks(folder / MEAN_MASKS)
+    return read_mean_masks(_unchanged(folder, MEAN_MASKS, sha256))
 
 
 @cache
 def _segmenter(folder: Path, spec: MaskSpec) -> Callable[[FloatImage], FloatImage]:
     """(h, w) plane → probability of foreground at the network's own size."""
-    _check_unchanged(folder / MASK_MODEL, spec.file_sha256)
-    runtime = open_mask_network(folder, spec.network_px)
+    onnx = _unchanged(folder, MASK_MODEL, spec.file_sha256)
+    runtime = open_mask_network(onnx, folder, spec.network_px)
 
     def segment(plane: FloatImage) -> FloatImage:
         small = to_square(plane, spec.network_px)

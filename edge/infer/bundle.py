@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +16,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from edge import __version__
-from edge.artifacts import read_signed_json, sha256_of, write_atomic, write_signed_json
+from edge.artifacts import read_signed_json, write_atomic, write_signed_json
 from edge.errors import BundleError
 from edge.preprocess import PreprocessSpec
 from edge.types import FRAGMENT_STATISTICS, FloatImage
@@ -81,12 +83,16 @@ class BundleManifest(BaseModel):
 
 
 class Bundle(BaseModel):
-    """A bundle that was checked: the manifest, and where its files are."""
+    """A bundle that was checked: the manifest, and where its files are.
+
+    The golden pair stays in memory: an engine is held to it at any time, also after its folder was replaced.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     folder: Path
     manifest: BundleManifest
+    golden_file: bytes = Field(repr=False)
 
     @property
     def digest(self) -> str:
@@ -98,22 +104,55 @@ class Bundle(BaseModel):
 
     def golden(self) -> tuple[FloatImage, FloatImage]:
         """(tiles, answers): (n, 1, size, size) and (n, channels, s, s) float32."""
-        return read_pair(self.folder / GOLDEN)
+        return read_pair(self.folder / GOLDEN, self.golden_file)
+
+    def read(self, name: str) -> bytes:
+        """A file's bytes: the very ones that the manifest lists, whatever happened since it was loaded.
+
+        Raises:
+            BundleError: they are not, or the file cannot be read.
+        """
+        return read_listed(self.folder, name, self.manifest.files.get(name, ""))
 
     def has(self, name: str) -> bool:
         """Whether the bundle has that file."""
         return name in self.manifest.files
 
 
-def read_pair(file: Path) -> tuple[FloatImage, FloatImage]:
-    """The tiles and answers of a golden pair."""
-    with np.load(file, allow_pickle=False) as pair:
-        return pair["tiles"].astype(np.float32), pair["answers"].astype(np.float32)
+def read_listed(folder: Path, name: str, sha256: str) -> bytes:
+    """A bundle's file, read once: what is used is what was checked.
+
+    Raises:
+        BundleError: it cannot be read, or has not that sha256.
+    """
+    file = folder / name
+    if file.parent != folder or not file.is_file():
+        raise BundleError(f"{file}: missing from the bundle", hint="copy the whole folder again")
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{file}: cannot be read: {error.strerror}", hint="check permissions") from None
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise BundleError(f"{file}: damaged, its sha256 is not the bundle's", hint="copy it again")
+    return data
 
 
-def read_mean_masks(file: Path) -> dict[str, FloatImage]:
+def read_pair(file: Path, data: bytes) -> tuple[FloatImage, FloatImage]:
+    """The tiles and answers of a golden pair; `file` is where the bytes are from.
+
+    Raises:
+        BundleError: they are no golden pair.
+    """
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as pair:
+            return pair["tiles"].astype(np.float32), pair["answers"].astype(np.float32)
+    except (ValueError, KeyError, OSError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        raise BundleError(f"{file}: no golden pair: {error}", hint="learn the recipe again") from None
+
+
+def read_mean_masks(data: bytes) -> dict[str, FloatImage]:
     """View → the share of good frames whose mask covers each pixel, (h, w) float32 in 0..1."""
-    with np.load(file, allow_pickle=False) as stored:
+    with np.load(io.BytesIO(data), allow_pickle=False) as stored:
         views = [str(view) for view in stored["views"]]
         return {view: stored[f"mask_{k}"].astype(np.float32) / 255 for k, view in enumerate(views)}
 
@@ -151,13 +190,10 @@ def load_bundle(folder: Path) -> Bundle:
         if needed not in manifest.files:
             raise BundleError(f"{folder / MANIFEST}: lists no {needed}", hint="learn or copy it again")
     for name, expected in manifest.files.items():
-        file = folder / name
-        if file.parent != folder or not file.is_file():
-            raise BundleError(f"{file}: missing from the bundle", hint="copy the whole folder again")
-        if sha256_of(file) != expected:
-            raise BundleError(f"{file}: damaged, its sha256 is not the bundle's", hint="copy it again")
+        read_listed(folder, name, expected)
     _check_mask_files(folder, manifest)
-    return Bundle(folder=folder, manifest=manifest)
+    golden = read_listed(folder, GOLDEN, manifest.files[GOLDEN])
+    return Bundle(folder=folder, manifest=manifest, golden_file=golden)
 
 
 def _check_mask_files(folder: Path, manifest: BundleManifest) -> None:

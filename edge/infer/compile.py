@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from edge.errors import BundleError, UnavailableError
-from edge.infer.bundle import GOLDEN, MASK_GOLDEN, MASK_MODEL, Bundle, read_pair
+from edge.infer.bundle import MASK_GOLDEN, MASK_MODEL, MODEL, Bundle, read_pair
+from edge.infer.cache import CompiledCache, Note, no_note
 from edge.infer.runtime import Runtime
+from edge.types import FloatImage
 
 
 def open_runtime(
@@ -18,8 +20,11 @@ def open_runtime(
     precision: str = "auto",
     threads: int = 0,
     cache: Path | None = None,
+    note: Note = no_note,
 ) -> Runtime:
     """Compile a bundle's network and prove it against the golden pair.
+
+    `cache` is a folder of networks compiled before; `note` is told what could not be used or kept there.
 
     Raises:
         UnavailableError: the device or precision cannot be had on this machine.
@@ -31,28 +36,43 @@ def open_runtime(
             hint='set device = "cpu" or "auto" under [runtime]',
             retryable=False,
         )
-    from edge.infer.openvino import OpenVinoRuntime
-
     chosen = "fp32" if precision == "auto" else precision
-    runtime = OpenVinoRuntime(
-        bundle.model_file,
-        tile_px=bundle.manifest.preprocess.tiles.size_px,
-        precision=chosen,
-        threads=threads,
-        cache=cache and cache / bundle.digest[:16],
-    )
-    prove(bundle, runtime)
+    compiled = None if cache is None else CompiledCache(cache, note)
+    runtime = _open_on_cpu(bundle, chosen, threads, compiled)
     mask = bundle.manifest.preprocess.mask
     if mask is not None and mask.method == "unet":
-        prove_pair(bundle, open_mask_network(bundle.folder, mask.network_px), bundle.folder / MASK_GOLDEN)
+        network = open_mask_network(bundle.read(MASK_MODEL), bundle.folder, mask.network_px)
+        prove_pair(bundle, network, read_pair(bundle.folder / MASK_GOLDEN, bundle.read(MASK_GOLDEN)))
     return runtime
 
 
-def open_mask_network(folder: Path, side_px: int) -> Runtime:
+def _open_on_cpu(bundle: Bundle, precision: str, threads: int, cache: CompiledCache | None) -> Runtime:
+    """Proved; one that was compiled before and fails is compiled again."""
+    from edge.infer.openvino import OpenVinoRuntime
+
+    runtime = OpenVinoRuntime(
+        bundle.read(MODEL),
+        origin=bundle.model_file,
+        tile_px=bundle.manifest.preprocess.tiles.size_px,
+        precision=precision,
+        threads=threads,
+        cache=cache,
+    )
+    try:
+        prove(bundle, runtime)
+    except BundleError as error:
+        if cache is None or not runtime.from_cache:
+            raise
+        cache.discard(runtime.made_for, error.message)
+        return _open_on_cpu(bundle, precision, threads, None)
+    return runtime
+
+
+def open_mask_network(onnx: bytes, folder: Path, side_px: int) -> Runtime:
     """The network of a bundle that finds the foreground, on one thread: each decode worker has one."""
     from edge.infer.openvino import OpenVinoRuntime
 
-    return OpenVinoRuntime(folder / MASK_MODEL, tile_px=side_px, threads=1)
+    return OpenVinoRuntime(onnx, origin=folder / MASK_MODEL, tile_px=side_px, threads=1)
 
 
 def prove(bundle: Bundle, runtime: Runtime) -> float:
@@ -61,12 +81,12 @@ def prove(bundle: Bundle, runtime: Runtime) -> float:
     Raises:
         BundleError: it is above the bundle's tolerance for the runtime's precision.
     """
-    return prove_pair(bundle, runtime, bundle.folder / GOLDEN)
+    return prove_pair(bundle, runtime, bundle.golden())
 
 
-def prove_pair(bundle: Bundle, runtime: Runtime, pair: Path) -> float:
+def prove_pair(bundle: Bundle, runtime: Runtime, pair: tuple[FloatImage, FloatImage]) -> float:
     """As `prove`, for any golden pair of the bundle."""
-    tiles, expected = read_pair(pair)
+    tiles, expected = pair
     batches = (tiles[i : i + runtime.batch] for i in range(0, len(tiles), runtime.batch))
     answers = np.concatenate(list(runtime.infer(batches)))
     difference = float(np.abs(answers - expected).max()) if answers.shape == expected.shape else np.inf

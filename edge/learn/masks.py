@@ -18,6 +18,7 @@ from edge.infer.bundle import (
     MASK_GOLDEN,
     MASK_MODEL,
     MEAN_MASKS,
+    MODEL,
     load_bundle,
     pack_mean_masks,
 )
@@ -56,8 +57,8 @@ def with_mask_network(
                 f"{getattr(spec, name)}",
                 hint="give both the same options",
             )
-    onnx = bundle.model_file.read_bytes()
-    extra = {MASK_MODEL: onnx, MASK_GOLDEN: (bundle.folder / GOLDEN).read_bytes()}
+    onnx = bundle.read(MODEL)
+    extra = {MASK_MODEL: onnx, MASK_GOLDEN: bundle.read(GOLDEN)}
     for name, data in extra.items():
         write_atomic(folder / name, data)
     mask = spec.mask.model_copy(
