@@ -1,98 +1,122 @@
-"""Worker processes for untrusted bytes: a time limit, a memory limit, and a crash that costs one frame.
+"""Worker processes for untrusted bytes: a time limit, a memory limit, no network, nothing to write to; a
+crash costs one frame.
 
-Planes come back through files in shared memory that the core maps and unlinks; only records are pickled.
+Each worker has a thread of the core that hands it one job at a time and waits for the answer, the end of the
+process or the end of its time, whichever comes first. A worker that is late is killed, whatever it does or
+however it is stopped, and the next job has a new one.
 """
 
 from __future__ import annotations
 
-import ctypes
-import dataclasses
 import multiprocessing
 import os
-import resource
-import shutil
+import queue
 import signal
-import tempfile
 import threading
+import time
 from collections.abc import Callable
-from concurrent.futures import BrokenExecutor, CancelledError, Future
-from concurrent.futures import TimeoutError as FutureTimeout
-from pathlib import Path
-from typing import Generic, TypeVar
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from multiprocessing.reduction import recv_handle, send_handle
+from typing import Any, Generic, Protocol, TypeVar
 
-import numpy as np
-from pebble import ProcessExpired, ProcessPool
-
-from edge.errors import CannotWriteError, DataError, EdgeError
-from edge.types import FloatImage, Frame
+from edge.decode.confine import confine, limit
+from edge.decode.reply import (
+    MOST_REPLY_BYTES,
+    NoAnswerError,
+    pack_fault,
+    pack_frames,
+    unpack_fault,
+    unpack_frames,
+)
+from edge.errors import DataError, EdgeError
+from edge.types import Frame
 
 Job = TypeVar("Job")
-_PR_SET_PDEATHSIG = 1
-_SHARED_MEMORY = Path("/dev/shm")
-_FOLDER = "edge-frames-"
+JobIn = TypeVar("JobIn", contravariant=True)
+
+START_S = 120.0  # imports and warm-up of a worker, on a machine that has other things to do
+TAKEN_S = 10.0  # until a worker that is ready says that it has a job
+KILLED_S = 1.0  # until a killed process is gone; one that waits for a dead mount may never be
+CLOSE_S = 5.0
+START_AGAIN_S = 1.0  # after a worker that could not be started
+MOST_LOST = 3  # workers that died under a job without having begun it, before the job is given back
+
+_READY, _TAKEN, _READ, _MEMORY = b"R", b"T", b"D", b"M"
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Mapped:
-    """Frames whose planes lie one after the other in a file."""
+class Task(Protocol[JobIn]):
+    """What a worker does with a job; `has_read` is to be called when all bytes of the file are there."""
 
-    frames: tuple[Frame, ...]  # without their planes and foregrounds
-    shapes: tuple[tuple[int, int], ...]
-    masked: tuple[bool, ...]  # whether a foreground lies behind the frame's plane, a byte a pixel
-    file: str
+    @property
+    def __module__(self) -> str: ...  # type: ignore[override]
+
+    def __call__(self, job: JobIn, has_read: Callable[[], None]) -> list[Frame]: ...
+
+
+class _LostError(Exception):
+    """A worker is gone, and that says nothing of the job."""
+
+
+@dataclass(slots=True)
+class _Worker:
+    process: BaseProcess
+    connection: Connection
+    ended: bool = False
 
 
 class DecodeWorkers(Generic[Job]):
-    """Runs `task(job) -> list[Frame]` in worker processes."""
+    """Runs `task(job, has_read) -> list[Frame]` in worker processes."""
 
     def __init__(
         self,
-        task: Callable[[Job], list[Frame]],
+        task: Task[Job],
         *,
         workers: int,
         timeout_s: float,
         memory_bytes: int,
         warm_up: Callable[[], None] | None = None,
     ) -> None:
-        """`warm_up` is called in each worker before its first job, outside the time limit."""
-        self._warm_up = warm_up
+        """`timeout_s` is for reading a file, and again for decoding it. `warm_up` is called in each worker
+        before its first job, outside the time limit."""
         self.workers = workers
-        self._task, self._timeout_s, self._memory_bytes = task, timeout_s, memory_bytes
-        self._restarts = 0
-        self._count = 0
-        self._out: set[Future[list[Frame]]] = set()
-        self._closed = False
+        self._task, self._timeout_s, self._memory_bytes, self._warm_up = (
+            task,
+            timeout_s,
+            memory_bytes,
+            warm_up,
+        )
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload([task.__module__])
+        self._jobs: queue.SimpleQueue[tuple[Job, Future[list[Frame]]] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._folder = _shared_folder()
-        self._pool = self._new_pool()
+        self._restarts = 0
+        self._closed = False
+        self._alive: set[BaseProcess] = set()
+        self._threads = [
+            threading.Thread(target=self._serve, name=f"decode-worker-{number}", daemon=True)
+            for number in range(workers)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def submit(self, job: Job) -> Future[list[Frame]]:
         """The future's result is the frames, its exception an `EdgeError`.
 
-        A worker that crashed gives DataError "decoder_crashed" (retryable), one that took too long
-        "decoder_timeout". The future is cancelled if the pool itself ended: that says nothing of the file.
+        A worker that crashed gives DataError "decoder_crashed" (retryable), one that took too long to decode
+        "decoder_timeout", to read "read_timeout". The future is cancelled if the workers ended or cannot be
+        started: that says nothing of the file.
         """
+        future: Future[list[Frame]] = Future()
         with self._lock:
-            self._count += 1
-            file = str(self._folder / f"{self._count}")
-            outer: Future[list[Frame]] = Future()
             if self._closed:
-                outer.cancel()
-                return outer
-            arguments = (self._task, job, file)
-            try:
-                inner = self._pool.schedule(_work, args=arguments, timeout=self._timeout_s)
-            except RuntimeError:  # a worker that died while idle takes pebble's whole pool with it
-                self._end_pool()
-                for lost in list(self._out):  # nobody else settles them any more
-                    lost.cancel()
-                self._out.clear()
-                self._restarts += 1
-                self._pool = self._new_pool()
-                inner = self._pool.schedule(_work, args=arguments, timeout=self._timeout_s)
-            self._out.add(outer)
-        inner.add_done_callback(lambda done: self._finish(done, outer, file))
-        return outer
+                future.cancel()
+            else:
+                self._jobs.put((job, future))
+        return future
 
     def take_restarts(self) -> int:
         """How many workers were replaced since the last call."""
@@ -101,137 +125,211 @@ class DecodeWorkers(Generic[Job]):
             return count
 
     def close(self) -> None:
-        """Stop the workers at once and remove what they left in shared memory."""
+        """End the workers at once; jobs without an answer are cancelled."""
         with self._lock:
             self._closed = True
-            self._end_pool()
-            for outer in list(self._out):  # what we end says nothing of the files
-                outer.cancel()
-        shutil.rmtree(self._folder, ignore_errors=True)
+            alive = list(self._alive)
+        for process in alive:
+            process.kill()
+        for _ in self._threads:
+            self._jobs.put(None)
+        deadline_s = time.monotonic() + CLOSE_S
+        for thread in self._threads:
+            thread.join(max(0.0, deadline_s - time.monotonic()))
+        with suppress(queue.Empty):
+            while True:
+                if left := self._jobs.get_nowait():
+                    left[1].cancel()
 
-    def _new_pool(self) -> ProcessPool:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([self._task.__module__])
-        return ProcessPool(
-            max_workers=self.workers,
-            context=context,
-            initializer=_start_worker,
-            initargs=(self._memory_bytes, self._warm_up),
+    # in the threads
+
+    def _serve(self) -> None:
+        worker: _Worker | None = None
+        while (item := self._jobs.get()) is not None:
+            job, future = item
+            outcome: list[Frame] | EdgeError | None = None
+            for _ in range(MOST_LOST):
+                if self._closed:
+                    break
+                try:
+                    if worker is None or worker.ended or not worker.process.is_alive():
+                        self._end(worker)
+                        worker = self._started()
+                    outcome = self._run(worker, job)
+                    break
+                except _LostError:
+                    self._end(worker)
+                except OSError:  # no process or memory to be had: a fault of this machine
+                    self._end(worker)
+                    if not self._closed:
+                        time.sleep(START_AGAIN_S)
+            _settle(future, None if self._closed else outcome)
+        self._end(worker)
+
+    def _started(self) -> _Worker:
+        """A worker that has said that it is ready.
+
+        Raises:
+            OSError, _LostError: it cannot be started.
+        """
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(
+            target=_work, args=(theirs, self._task, self._memory_bytes, self._warm_up), daemon=True
         )
-
-    def _end_pool(self) -> None:
-        self._pool.stop()  # type: ignore[no-untyped-call]  # pebble types only part of itself
-        self._pool.join()
-
-    def _finish(self, inner: Future[_Mapped], outer: Future[list[Frame]], file: str) -> None:
-        outcome = self._outcome(inner)
-        Path(file).unlink(missing_ok=True)  # what is mapped stays, what a crash left goes
-        self._out.discard(outer)
-        if self._closed or outer.cancelled():
-            return
-        if outcome is None:
-            outer.cancel()
-        elif isinstance(outcome, EdgeError):
-            outer.set_exception(outcome)
-        else:
-            outer.set_result(outcome)
-
-    def _outcome(self, inner: Future[_Mapped]) -> list[Frame] | EdgeError | None:
-        """Frames, or what is wrong with the file; None where only the pool failed."""
+        worker = _Worker(process, ours)
         try:
-            return _map(inner.result())
-        except EdgeError as error:
-            return error
-        except (CancelledError, BrokenExecutor):
-            return None
-        except FutureTimeout:
-            self._restarts += 1
+            process.start()
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        with self._lock:
+            self._alive.add(process)
+            closed = self._closed
+        if closed or self._answer(worker, START_S) != _READY:
+            self._end(worker)
+            raise _LostError
+        return worker
+
+    def _end(self, worker: _Worker | None) -> None:
+        """Kill a worker and forget it, even one that cannot die yet."""
+        if worker is None or worker.ended:
+            return
+        worker.ended = True
+        worker.process.kill()
+        worker.process.join(KILLED_S)
+        worker.connection.close()
+        with self._lock:
+            self._alive.discard(worker.process)
+            self._restarts += not self._closed
+
+    def _run(self, worker: _Worker, job: Job) -> list[Frame] | EdgeError:
+        """What became of a job. After a fault of the worker that worker is ended.
+
+        Raises:
+            _LostError: the worker had not begun.
+        """
+        try:
+            worker.connection.send(job)
+        except (BrokenPipeError, ConnectionResetError):
+            raise _LostError from None
+        if self._answer(worker, TAKEN_S) != _TAKEN:
+            raise _LostError
+        late = DataError(
+            f"reading took longer than {self._timeout_s:g} s",
+            hint="look at the disk or the network mount", reason="read_timeout", retryable=True,
+        )  # fmt: skip
+        answer = self._answer(worker, self._timeout_s)
+        if answer == _READ:
             message = f"decoding took longer than {self._timeout_s:g} s"
-            return DataError(message, reason="decoder_timeout", retryable=True)
-        except ProcessExpired as error:
-            self._restarts += 1
-            message = f"the decoder crashed (exit code {error.exitcode})"
-            return DataError(message, reason="decoder_crashed", retryable=True)
-        except MemoryError:
+            late = DataError(message, reason="decoder_timeout", retryable=True)
+            answer = self._answer(worker, self._timeout_s)
+        try:
+            return self._understood(worker, answer, late)
+        except NoAnswerError as error:
+            self._end(worker)
+            return _crashed(f"it answered nonsense: {error}")
+
+    def _understood(self, worker: _Worker, answer: bytes | None, late: DataError) -> list[Frame] | EdgeError:
+        if answer is None:
+            code = worker.process.exitcode
+            self._end(worker)
+            return late if code is None else _crashed(f"exit code {code}")
+        if answer == _MEMORY:
+            self._end(worker)  # a new one tries again: it may have been what earlier files left behind
             message = "decoding needs more memory than a worker may use"
-            return DataError(message, hint="raise runtime.decode_memory", reason="out_of_memory")
-        except Exception as error:  # whatever a decoder raises costs one frame, never the daemon
-            return DataError(f"the decoder failed: {type(error).__name__}: {error}")
+            hint = "raise runtime.decode_memory"
+            return DataError(message, hint=hint, reason="out_of_memory", retryable=True)
+        if answer.startswith(b"E"):
+            return unpack_fault(answer)
+        if not answer.startswith(b"F"):
+            raise NoAnswerError("no kind of answer")
+        try:
+            descriptor = recv_handle(worker.connection)
+        except (OSError, EOFError, RuntimeError, AssertionError) as error:
+            raise NoAnswerError("no planes came with it") from error
+        try:
+            return unpack_frames(answer, descriptor)
+        finally:
+            os.close(descriptor)
+
+    @staticmethod
+    def _answer(worker: _Worker, timeout_s: float) -> bytes | None:
+        """The next message; None if the process ended or the time did."""
+        deadline_s = time.monotonic() + timeout_s
+        while (left_s := deadline_s - time.monotonic()) > 0:
+            ready: list[Any] = wait([worker.connection, worker.process.sentinel], left_s)
+            try:
+                if worker.connection in ready:
+                    return worker.connection.recv_bytes(MOST_REPLY_BYTES)
+            except (EOFError, OSError):
+                worker.process.join(KILLED_S)  # so that its exit code is known
+                return None
+            if ready:  # it ended; what it had said last is read first
+                return None
+        return None
 
 
-def _shared_folder() -> Path:
-    """A folder of our own in shared memory, named by our process; what dead processes left is removed."""
-    base = _SHARED_MEMORY if _SHARED_MEMORY.is_dir() else Path(tempfile.gettempdir())
-    for old in base.glob(f"{_FOLDER}*"):
-        owner = old.name.removeprefix(_FOLDER).partition("-")[0]
-        if owner.isdecimal() and not Path(f"/proc/{owner}").exists():
-            shutil.rmtree(old, ignore_errors=True)
-    try:
-        return Path(tempfile.mkdtemp(prefix=f"{_FOLDER}{os.getpid()}-", dir=base))
-    except OSError as error:
-        raise CannotWriteError(
-            f"{base}: {error.strerror}", hint="planes need space in shared memory"
-        ) from None
+def _settle(future: Future[list[Frame]], outcome: list[Frame] | EdgeError | None) -> None:
+    with suppress(InvalidStateError):  # cancelled meanwhile
+        if outcome is None:
+            future.cancel()
+        elif isinstance(outcome, EdgeError):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
 
 
-def _start_worker(memory_bytes: int, warm_up: Callable[[], None] | None = None) -> None:
-    """Limits of a worker; it dies with its parent and leaves Ctrl-C to the core."""
+def _crashed(how: str) -> DataError:
+    return DataError(f"the decoder crashed ({how})", reason="decoder_crashed", retryable=True)
+
+
+# in the workers
+
+
+def _work(
+    connection: Connection, task: Task[Any], memory_bytes: int, warm_up: Callable[[], None] | None
+) -> None:
+    """A worker's life. It ends with the core, whose end of the connection closes, and leaves Ctrl-C to it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # pebble's own handler would wait for Python code, which native decoders do not run
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    libc = ctypes.CDLL(None, use_errno=True)
-    if hasattr(libc, "prctl"):
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     import cv2
 
     cv2.setNumThreads(1)  # parallelism is the number of workers
+    limit(memory_bytes)
+    confine()
     if warm_up is not None:
         warm_up()
+    connection.send_bytes(_READY)
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        while True:
+            job = connection.recv()
+            connection.send_bytes(_TAKEN)
+            _do(connection, task, job)
 
 
-def _work(task: Callable[[Job], list[Frame]], job: Job, file: str) -> _Mapped:
+def _do(connection: Connection, task: Task[Any], job: Any) -> None:
     try:
-        frames = task(job)
-    except (EdgeError, MemoryError):
-        raise
-    except Exception as error:  # only our own errors are known to survive pickling
-        raise DataError(f"the decoder failed: {type(error).__name__}: {error}") from None
+        frames = task(job, lambda: connection.send_bytes(_READ))
+    except MemoryError:
+        connection.send_bytes(_MEMORY)
+        return
+    except EdgeError as error:
+        connection.send_bytes(pack_fault(error))
+        return
+    except Exception as error:  # whatever a decoder raises costs one frame, never the daemon
+        connection.send_bytes(pack_fault(DataError(f"the decoder failed: {type(error).__name__}: {error}")))
+        return
     try:
-        with open(file, "wb") as stream:
-            for frame in frames:
-                stream.write(np.ascontiguousarray(frame.plane, np.float32).data)
-                if frame.foreground is not None:
-                    stream.write(np.ascontiguousarray(frame.foreground, np.bool_).data)
-                    stream.write(bytes(-frame.foreground.size % 4))  # so that the next plane is aligned
-    except OSError as error:  # full: a fault of this machine, not of the file
-        raise DataError(
-            f"{file}: {error.strerror}",
-            hint="give /dev/shm more space",
-            reason="no_shared_memory",
-            retryable=True,
-        ) from None
-    empty = np.empty((0, 0), np.float32)
-    return _Mapped(
-        frames=tuple(dataclasses.replace(frame, plane=empty, foreground=None) for frame in frames),
-        shapes=tuple((frame.plane.shape[0], frame.plane.shape[1]) for frame in frames),
-        masked=tuple(frame.foreground is not None for frame in frames),
-        file=file,
-    )
-
-
-def _map(mapped: _Mapped) -> list[Frame]:
-    """Frames with their planes mapped from the file, which may then be unlinked."""
-    whole = np.memmap(mapped.file, np.uint8, mode="r").view(np.ndarray)
-    frames, start = [], 0
-    for frame, (height, width), has_mask in zip(mapped.frames, mapped.shapes, mapped.masked, strict=True):
-        pixels = height * width
-        plane: FloatImage = whole[start : start + 4 * pixels].view(np.float32).reshape(height, width)
-        start += 4 * pixels
-        foreground = None
-        if has_mask:
-            foreground = whole[start : start + pixels].view(np.bool_).reshape(height, width)
-            start += pixels + -pixels % 4
-        frames.append(dataclasses.replace(frame, plane=plane, foreground=foreground))
-    return frames
+        reply, descriptor = pack_frames(frames)
+    except OSError as error:  # a fault of this machine, not of the file
+        what = f"no memory for decoded planes: {error.strerror or error}"
+        hint = "give this machine more memory, or lower runtime.max_pixels"
+        fault = DataError(what, hint=hint, reason="no_shared_memory", retryable=True)
+        connection.send_bytes(pack_fault(fault))
+        return
+    try:
+        connection.send_bytes(reply)
+        send_handle(connection, descriptor, None)
+    finally:
+        os.close(descriptor)

@@ -2,17 +2,22 @@
 
 import os
 import signal
+import socket
 import time
-from concurrent.futures import wait
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
+from edge.decode import workers as workers_module
 from edge.decode.workers import DecodeWorkers
 from edge.errors import DataError, IncompleteError
 from edge.types import Frame, ImageInfo
 from tests.brokers import until
+
+TIMEOUT_S = 2.0
 
 
 class UnpicklableError(Exception):
@@ -22,9 +27,15 @@ class UnpicklableError(Exception):
         super().__init__(one + two)
 
 
-def task(job: str) -> list[Frame]:
+def task(job: str, has_read: Callable[[], None]) -> list[Frame]:
+    if job == "hanging mount":
+        time.sleep(60)
+    has_read()
     if job == "crash":
-        os.kill(os.getpid(), signal.SIGSEGV)
+        os.kill(os.getpid(), signal.SIGSEGV)  # not allowed to signal itself: see below
+        raise AssertionError("a worker may signal nobody")
+    if job == "abort":
+        os.abort()
     if job == "hang":
         time.sleep(60)
     if job == "greedy":
@@ -37,31 +48,76 @@ def task(job: str) -> list[Frame]:
         raise UnpicklableError("a", "b")
     if job == "bug":
         raise KeyError("unforeseen")
+    if job.startswith("escape:"):
+        return [Frame(ImageInfo(escape(job.removeprefix("escape:")), ""), np.zeros((1, 1), np.float32))]
     planes = [np.full((3, 5), 0.25, np.float32), np.arange(12, dtype=np.float32).reshape(4, 3)]
-    return [Frame(ImageInfo(job, "s", 5, 3, 8, page), plane) for page, plane in enumerate(planes)]
+    mask = np.eye(3, 5, dtype=np.bool_)
+    first = Frame(ImageInfo(job, "s", 5, 3, 8), planes[0], tags={"Name": "\udcff"}, foreground=mask)
+    return [first, Frame(ImageInfo(job, "s", 3, 4, 8, 1), planes[1], to_frame=np.diag([1.0, 2.0, 1.0]))]
+
+
+def escape(how: str) -> str:
+    """Try to get out; gives the error that stopped it, or "" if it worked."""
+    ways: dict[str, Callable[[], object]] = {
+        "network": lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM),
+        "unix socket": lambda: socket.socket(socket.AF_UNIX),
+        "program": lambda: os.execv("/bin/true", ["true"]),
+        "core": lambda: os.kill(os.getppid(), signal.SIGTERM),
+        "write": lambda: Path("/dev/shm/edge-escaped").write_text("x"),
+        "append": lambda: os.open(__file__, os.O_APPEND | os.O_WRONLY),
+        "rename": lambda: os.rename(__file__, __file__ + ".gone"),
+        "core dump": lambda: (_ for _ in ()).throw(OSError("none")) if _no_core() else None,
+    }
+    try:
+        ways[how]()
+    except OSError as error:
+        return f"stopped: {error}"
+    return ""
+
+
+def _no_core() -> bool:
+    import resource
+
+    return resource.getrlimit(resource.RLIMIT_CORE) == (0, 0)
+
+
+def new_pool(timeout_s: float = TIMEOUT_S) -> DecodeWorkers[str]:
+    return DecodeWorkers(task, workers=1, timeout_s=timeout_s, memory_bytes=3_000_000_000)
 
 
 @pytest.fixture(scope="module")
-def workers():
-    pool: DecodeWorkers[str] = DecodeWorkers(task, workers=1, timeout_s=2.0, memory_bytes=3_000_000_000)
+def workers() -> Iterator[DecodeWorkers[str]]:
+    pool = new_pool()
     yield pool
     pool.close()
 
 
-def test_planes_come_back_through_shared_memory(workers: DecodeWorkers[str]) -> None:
+def pid_of(workers: DecodeWorkers[str]) -> int:
+    (frame,) = workers.submit("pid").result(30)
+    return int(frame.image.path)
+
+
+def test_planes_come_back_through_sealed_memory(workers: DecodeWorkers[str]) -> None:
     first, second = workers.submit("a.tif").result(30)
     np.testing.assert_array_equal(first.plane, np.full((3, 5), 0.25))
     np.testing.assert_array_equal(second.plane, np.arange(12).reshape(4, 3))
-    assert second.image.page == 1
-    assert list(workers._folder.iterdir()) == []  # unlinked while still mapped
+    assert first.foreground is not None
+    np.testing.assert_array_equal(first.foreground, np.eye(3, 5, dtype=bool))
+    assert second.to_frame is not None
+    np.testing.assert_array_equal(second.to_frame, np.diag([1.0, 2.0, 1.0]))
+    assert (first.image.path, second.image.page) == ("a.tif", 1)
+    assert first.tags == {"Name": "\\udcff"}
+    with pytest.raises(ValueError, match="read-only"):
+        first.plane[0, 0] = 1
 
 
 @pytest.mark.parametrize(
     ("job", "reason", "retryable"),
     [
-        ("crash", "decoder_crashed", True),
+        ("abort", "decoder_crashed", True),
         ("hang", "decoder_timeout", True),
-        ("greedy", "out_of_memory", False),
+        ("hanging mount", "read_timeout", True),
+        ("greedy", "out_of_memory", True),
         ("incomplete", "truncated", True),
         ("bug", "unreadable", False),
         ("unpicklable", "unreadable", False),
@@ -73,47 +129,115 @@ def test_what_goes_wrong_in_a_worker_costs_one_job(
     error = workers.submit(job).exception(30)
     assert isinstance(error, DataError)
     assert (error.reason, error.retryable) == (reason, retryable)
+    assert isinstance(error, IncompleteError) == (job == "incomplete")
     assert len(workers.submit("after").result(30)) == 2
 
 
-def test_closing_leaves_nothing_in_shared_memory() -> None:
-    pool: DecodeWorkers[str] = DecodeWorkers(task, workers=1, timeout_s=5.0, memory_bytes=3_000_000_000)
-    pool.submit("a").result(30)
-    folder: Path = pool._folder
-    pool.close()
-    assert not folder.exists()
+@pytest.mark.parametrize(
+    "way",
+    ["network", "unix socket", "program", "core", "write", "append", "rename", "core dump"],
+)
+def test_a_decoder_that_was_taken_over_gets_nowhere(workers: DecodeWorkers[str], way: str) -> None:
+    (frame,) = workers.submit(f"escape:{way}").result(30)
+    assert frame.image.path.startswith("stopped: "), way
+
+
+def test_a_worker_that_is_killed_for_want_of_memory_costs_one_job(workers: DecodeWorkers[str]) -> None:
+    pid = pid_of(workers)
+    future = workers.submit("hang")
+    until(lambda: psutil.Process(pid).status() == "sleeping", "the job has begun")
+    time.sleep(0.2)  # the job is with the worker, not on its way
+    os.kill(pid, signal.SIGKILL)  # as the kernel's OOM killer does
+    error = future.exception(30)
+    assert isinstance(error, DataError)
+    assert error.reason == "decoder_crashed"
+    assert "-9" in str(error)
+    assert Path(f"/proc/{pid_of(workers)}/oom_score_adj").read_text().strip() == "800"
+
+
+@pytest.mark.parametrize("when", ["idle", "busy"])
+def test_a_worker_that_is_stopped_is_replaced(
+    workers: DecodeWorkers[str], when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers_module, "TAKEN_S", 0.5)
+    pid = pid_of(workers)
+    workers.take_restarts()
+    if when == "idle":
+        os.kill(pid, signal.SIGSTOP)
+        future = workers.submit("after")
+        assert len(future.result(30)) == 2  # it had not begun: the job goes to the next one
+    else:
+        future = workers.submit("hang")
+        time.sleep(0.2)
+        os.kill(pid, signal.SIGSTOP)
+        error = future.exception(30)
+        assert isinstance(error, DataError)
+        assert error.reason == "decoder_timeout"
+    assert not psutil.pid_exists(pid)
+    assert workers.take_restarts() == 1
+    assert pid_of(workers) != pid
 
 
 def test_a_worker_that_dies_while_idle_costs_no_job(workers: DecodeWorkers[str]) -> None:
-    (frame,) = workers.submit("pid").result(30)
-    os.kill(int(frame.image.path), signal.SIGKILL)
-    future = workers.submit("next")
-    wait([future], 30)
-    outcome = None if future.cancelled() else future.exception()
-    # lost with the pool (cancelled: given back to its source) or done by the new one; never "unreadable"
-    assert outcome is None or outcome.reason == "decoder_crashed"
-    until(lambda: _decodes(workers), "the pool is replaced")
+    os.kill(pid_of(workers), signal.SIGKILL)
+    assert len(workers.submit("next").result(30)) == 2
 
 
-def _decodes(workers: DecodeWorkers[str]) -> bool:
-    future = workers.submit("after")
-    wait([future], 30)
-    return not future.cancelled() and future.exception() is None
+def test_what_a_worker_answers_is_only_data(workers: DecodeWorkers[str]) -> None:
+    from edge.decode.reply import NoAnswerError, pack_frames, unpack_fault, unpack_frames
+
+    reply, descriptor = pack_frames([Frame(ImageInfo("x", ""), np.zeros((4, 4), np.float32))])
+    try:
+        for bad in (
+            reply.replace(b'"height":4', b'"height":5', 1),  # would read beyond the planes
+            reply.replace(b'"height":4', b'"height":-4', 1),
+            reply.replace(b'"height":0', b'"height":"0"', 1),
+            reply[:-1],
+            b"F[]",
+            b'F{"__reduce__": 1}',
+        ):
+            with pytest.raises(NoAnswerError):
+                unpack_frames(bad, descriptor)
+        with pytest.raises(PermissionError):
+            os.ftruncate(descriptor, 0)  # the core has it mapped: shrinking it would end the core
+    finally:
+        os.close(descriptor)
+    with pytest.raises(NoAnswerError):
+        unpack_fault(b'E{"kind":"SystemExit"}')
+    unsealed = os.memfd_create("x")
+    os.write(unsealed, bytes(64))
+    with pytest.raises(NoAnswerError):
+        unpack_frames(reply, unsealed)
+    os.close(unsealed)
+
+
+def test_workers_that_cannot_be_started_give_the_job_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = new_pool()
+    try:
+        monkeypatch.setattr(workers_module, "START_AGAIN_S", 0.0)
+
+        def no_process(*_: object, **__: object) -> None:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+
+        with monkeypatch.context() as broken:
+            broken.setattr(pool._context.Process, "start", no_process)
+            future = pool.submit("a")
+            until(future.cancelled, "the job comes back")
+        assert len(pool.submit("a").result(30)) == 2
+    finally:
+        pool.close()
 
 
 def test_closing_cancels_what_is_in_flight_instead_of_condemning_it() -> None:
-    pool: DecodeWorkers[str] = DecodeWorkers(task, workers=1, timeout_s=60.0, memory_bytes=3_000_000_000)
+    pool = new_pool(timeout_s=60.0)
     futures = [pool.submit("hang"), pool.submit("waiting")]
     pool.close()
-    wait(futures, 30)
-    assert all(future.cancelled() for future in futures)
+    until(lambda: all(future.cancelled() for future in futures), "the jobs come back")
     assert pool.submit("late").cancelled()
 
 
-def test_folders_of_dead_processes_are_swept(tmp_path: Path) -> None:
-    base = Path("/dev/shm")
-    dead = base / "edge-frames-999999999-left"
-    dead.mkdir(exist_ok=True)
-    pool: DecodeWorkers[str] = DecodeWorkers(task, workers=1, timeout_s=5.0, memory_bytes=3_000_000_000)
+def test_closing_leaves_no_process() -> None:
+    pool = new_pool()
+    pid = pid_of(pool)
     pool.close()
-    assert not dead.exists()
+    until(lambda: not psutil.pid_exists(pid), "the worker is gone")

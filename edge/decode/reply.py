@@ -1,0 +1,163 @@
+"""What a decode worker answers, as bytes that are only ever data: JSON, checked field by field.
+
+A worker that was taken over by a file could answer anything, so nothing of it is unpickled, and what does not
+fit is as good as no answer. Planes lie in a memory file of their own, sealed against any later change.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+
+from edge.errors import DataError, EdgeError, IncompleteError
+from edge.types import FloatImage, Frame, ImageInfo
+
+MOST_REPLY_BYTES = 64 * 2**20  # names, tags and times of all pages
+_KINDS = {"DataError": DataError, "IncompleteError": IncompleteError}
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """A frame without its planes, which follow each other in the memory file."""
+
+    image: ImageInfo
+    tags: dict[str, str]
+    times_s: dict[str, float]
+    to_frame: list[list[float]] | None  # 3 × 3
+    height: int
+    width: int
+    masked: bool  # whether a foreground follows the plane, a byte a pixel
+
+
+@dataclass(frozen=True, slots=True)
+class _Fault:
+    kind: str
+    message: str
+    hint: str
+    reason: str
+    retryable: bool
+
+
+_PAGES, _FAULT = TypeAdapter(list[_Page]), TypeAdapter(_Fault)
+
+
+class NoAnswerError(Exception):
+    """The bytes are not what a worker says."""
+
+
+def pack_frames(frames: Sequence[Frame]) -> tuple[bytes, int]:
+    """(reply, descriptor of the sealed memory file that has the planes); the caller closes it.
+
+    Raises:
+        OSError: there is no memory for it.
+    """
+    pages = [
+        _Page(
+            frame.image, {key: _text(text) for key, text in frame.tags.items()}, dict(frame.times_s),
+            None if frame.to_frame is None else frame.to_frame.tolist(),
+            frame.plane.shape[0], frame.plane.shape[1], frame.foreground is not None,
+        )
+        for frame in frames
+    ]  # fmt: skip
+    descriptor = os.memfd_create("edge-frames", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        for frame in frames:
+            _write_all(descriptor, np.ascontiguousarray(frame.plane, np.float32))
+            if frame.foreground is not None:
+                padding = bytes(-frame.foreground.size % 4)  # so that the next plane is aligned
+                _write_all(descriptor, np.ascontiguousarray(frame.foreground, np.bool_))
+                _write_all(descriptor, np.frombuffer(padding, np.uint8))
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return b"F" + _PAGES.dump_json(pages), descriptor
+
+
+def unpack_frames(reply: bytes, descriptor: int) -> list[Frame]:
+    """The frames, with their planes mapped from the memory file. The descriptor may be closed afterwards.
+
+    Raises:
+        NoAnswerError: they are not what `pack_frames` makes.
+    """
+    try:
+        pages = _PAGES.validate_json(reply[1:], strict=True)
+        sealed = fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & _SEALS == _SEALS
+        size_bytes = os.fstat(descriptor).st_size
+        if not sealed or size_bytes != sum(map(_bytes_of, pages)) or not size_bytes:
+            raise NoAnswerError("planes of another size, or not sealed")
+        # private: kernels before 6.7 refuse shared mappings of a sealed file; nothing is copied either way
+        whole = np.frombuffer(
+            mmap.mmap(descriptor, size_bytes, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ), np.uint8
+        )
+        return _frames(pages, whole)
+    except (ValidationError, OSError, ValueError) as error:
+        raise NoAnswerError(str(error)) from None
+
+
+def pack_fault(error: EdgeError) -> bytes:
+    """An error as a reply; what the core need not tell apart becomes a DataError."""
+    kind = "IncompleteError" if isinstance(error, IncompleteError) else "DataError"
+    fault = _Fault(kind, _text(error.message), _text(error.hint), error.reason, error.retryable)
+    return b"E" + _FAULT.dump_json(fault)
+
+
+def unpack_fault(reply: bytes) -> EdgeError:
+    """The error in a reply.
+
+    Raises:
+        NoAnswerError: it is not what `pack_fault` makes.
+    """
+    try:
+        fault = _FAULT.validate_json(reply[1:], strict=True)
+        kind = _KINDS[fault.kind]
+    except (ValidationError, KeyError) as error:
+        raise NoAnswerError(str(error)) from None
+    reason = (
+        fault.reason if fault.reason.isascii() and fault.reason.replace("_", "").isalpha() else "unreadable"
+    )
+    return kind(fault.message, hint=fault.hint, reason=reason, retryable=fault.retryable)
+
+
+def _bytes_of(page: _Page) -> int:
+    pixels = page.height * page.width
+    if page.height <= 0 or page.width <= 0:
+        raise NoAnswerError("a plane of no size")
+    return 4 * pixels + (pixels + -pixels % 4 if page.masked else 0)
+
+
+def _frames(pages: Sequence[_Page], whole: np.ndarray[Any, Any]) -> list[Frame]:
+    frames, start = [], 0
+    for page in pages:
+        pixels = page.height * page.width
+        shape = page.height, page.width
+        plane: FloatImage = whole[start : start + 4 * pixels].view(np.float32).reshape(shape)
+        start += 4 * pixels
+        frame = Frame(page.image, plane, tags=page.tags, times_s=page.times_s)
+        if page.masked:
+            # not `view(bool)`: bytes other than 0 and 1 would be neither true nor false
+            frame = replace(frame, foreground=(whole[start : start + pixels] != 0).reshape(shape))
+            start += pixels + -pixels % 4
+        if page.to_frame is not None:
+            frame = replace(frame, to_frame=np.array(page.to_frame, np.float64).reshape(3, 3))
+        frames.append(frame)
+    return frames
+
+
+def _write_all(descriptor: int, values: np.ndarray[Any, Any]) -> None:
+    view = memoryview(values.data).cast("B") if values.size else memoryview(b"")
+    while view:  # one `write` stops at 2 GiB on Linux
+        view = view[os.write(descriptor, view) :]
+
+
+def _text(text: str) -> str:
+    """Text that JSON can hold: what is no character is written out."""
+    return text.encode("utf-8", "backslashreplace").decode()
