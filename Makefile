@@ -2,10 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 EDGE := $(VENV)/bin/edge
+TOOLS := $(VENV)/tools
 INSTALLED := $(VENV)/.installed-demo
 INSTALLED_DEV := $(VENV)/.installed-dev
 
-.PHONY: demo test test-slow lint results accuracy clean demo-recipe
+.PHONY: demo test test-slow lint results accuracy lock audit clean demo-recipe
 
 demo: $(INSTALLED)
 	$(EDGE) demo
@@ -37,6 +38,23 @@ demo-recipe: $(INSTALLED_DEV)
 	rm -rf var/demo-calibration
 	$(EDGE) simulate var/demo-calibration --parts 100 --defect-share 0 --seed 2 --burst
 	$(EDGE) calibrate var/demo-calibration --recipe demo --template '{batch}/{part}_{view}' --false-reject 0.01
+
+# systemd/requirements.txt: what the daemon needs on Linux, at the versions of constraints.txt, each file by its hash
+lock: $(TOOLS)
+	grep -E '^(# |--only)' systemd/requirements.txt > $(TOOLS)/head
+	$(TOOLS)/bin/uv pip compile -q pyproject.toml -c constraints.txt --generate-hashes --python-version 3.11 \
+	  --python-platform linux --no-header --no-annotate --no-emit-index-url \
+	  -o $(TOOLS)/body
+	cat $(TOOLS)/head $(TOOLS)/body > systemd/requirements.txt
+
+# known vulnerabilities of what the daemon needs, then of everything; fails where one cannot be looked up
+audit: $(TOOLS)
+	$(TOOLS)/bin/pip-audit --strict --no-deps --disable-pip -r systemd/requirements.txt
+	$(TOOLS)/bin/pip-audit --strict --no-deps --disable-pip -r constraints.txt
+
+$(TOOLS): | $(VENV)/bin/python
+	$(PYTHON) -m venv $@
+	$@/bin/python -m pip install -q 'uv==0.13.9' 'pip-audit==2.10.1'
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
