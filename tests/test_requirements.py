@@ -63,8 +63,8 @@ def test_every_package_has_hashes_and_none_a_place() -> None:
 
 def _install(lock: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [
-        sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed", "--require-hashes",
-        "--no-input", "--disable-pip-version-check", *arguments, "-r", str(lock),
+        sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed",
+        "--require-hashes", "--no-input", "--disable-pip-version-check", *arguments, "-r", str(lock),
     ]  # fmt: skip
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
