@@ -126,7 +126,7 @@ def _open(data: bytes, name: str, limits: Limits) -> Decoder:
     if data.startswith(_TIFF):
         from edge.decode.tiff import TiffDecoder
 
-        return TiffDecoder(data)
+        return TiffDecoder(data, limits)
     if data.startswith(_BMP):
         from edge.decode.bmp import BmpDecoder
 

@@ -23,6 +23,7 @@ _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _LONG_VRS = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
 _UNDEFINED = 0xFFFFFFFF
 _MAX_DEPTH = 32  # of nested sequences
+_MAX_ELEMENTS = 100_000  # at top level; scanners write some hundreds
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +65,15 @@ class Stream:
 
     def elements(self) -> Iterator[Element]:
         """The elements at top level, up to and with the pixel data, whose own end is not yet checked."""
-        at = self.start
+        at, count = self.start, 0
         while at < len(self.data):
             element = self.header(at)
             yield element
             if element.tag in (PIXEL_DATA, FLOAT_PIXEL_DATA, DOUBLE_PIXEL_DATA):
                 return
-            at = self.end(element)
+            at, count = self.end(element), count + 1
+            if count > _MAX_ELEMENTS:
+                raise damaged(f"more than {_MAX_ELEMENTS} elements before the pixel data")
 
 
 def open_stream(data: bytes, max_bytes: int) -> Stream:

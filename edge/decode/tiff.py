@@ -18,7 +18,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from edge.decode import tiff_directory
-from edge.decode.decoder import Size
+from edge.decode.decoder import Limits, Size
 from edge.decode.jpeg import check_ends
 from edge.errors import DataError
 from edge.types import Picture
@@ -26,6 +26,7 @@ from edge.types import Picture
 _MIN_SAMPLE, _MAX_SAMPLE, _S_MIN, _S_MAX = 280, 281, 340, 341
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6
 _JPEG = 7
+DIRECTORIES_A_PAGE = 4  # walked before a file is refused: a page may have a thumbnail and masks besides
 _SOI = b"\xff\xd8"
 
 
@@ -34,10 +35,12 @@ class TiffDecoder:
     """A TIFF file; see edge.decode.decoder.Decoder."""
 
     data: bytes
+    limits: Limits
 
     @functools.cached_property
     def _directories(self) -> list[tiff_directory.Directory]:
-        return [directory for directory in tiff_directory.directories(self.data) if directory.is_page]
+        most = DIRECTORIES_A_PAGE * self.limits.max_pages
+        return [directory for directory in tiff_directory.directories(self.data, most) if directory.is_page]
 
     @property
     def size(self) -> Size:

@@ -45,7 +45,7 @@ _WANTED = frozenset(
     {_NEW_SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _SAMPLES, _STRIP_AT, _ROWS_PER_STRIP, _STRIP_BYTES,
      _PLANAR, _TILE_WIDTH, _TILE_HEIGHT, _TILE_AT, _TILE_BYTES}
 )  # fmt: skip
-_MAX_DIRECTORIES = 100_000
+_MAX_ENTRIES = 4096  # of a directory; writers use some tens
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +84,12 @@ class Directory:
         return not self.first(_NEW_SUBFILE, 0) & 0b101
 
 
-def directories(data: bytes) -> list[Directory]:
-    """Every directory of the main chain.
+def directories(data: bytes, most: int) -> list[Directory]:
+    """Every directory of the main chain, `most` at most.
 
     Raises:
         IncompleteError: a directory, or values it points to, lie beyond the end of the file.
-        DataError: "corrupt": the chain loops, or a field makes no sense.
+        DataError: "corrupt": the chain loops, or a field makes no sense; "too_large": there are more.
     """
     order = "<" if data[:2] == b"II" else ">"
     big = data[2:4] in (b"+\0", b"\0+")
@@ -102,8 +102,12 @@ def directories(data: bytes) -> list[Directory]:
         if at in seen:
             raise damaged(f"the directory at byte {at} comes twice")
         seen.add(at)
-        if len(seen) > _MAX_DIRECTORIES:
-            raise damaged(f"more than {_MAX_DIRECTORIES} directories")
+        if len(seen) > most:
+            raise DataError(
+                f"TIFF with more than {most} directories",
+                hint="raise runtime.max_pages in config.toml if such files are expected",
+                reason="too_large",
+            )
         directory, at = _directory(data, order, big, at)
         found.append(directory)
     return found
@@ -151,6 +155,8 @@ def _needed(directory: Directory, tiled: bool) -> tuple[int, int]:
 def _directory(data: bytes, order: str, big: bool, at: int) -> tuple[Directory, int]:
     """The directory at a byte, and where the next one is (0: this was the last)."""
     (count,) = _unpack(data, order + ("Q" if big else "H"), at)
+    if count > _MAX_ENTRIES:
+        raise damaged(f"the directory at byte {at} has {count} entries")
     at_entries = at + (8 if big else 2)
     entry_bytes = 20 if big else 12
     end = at_entries + count * entry_bytes
