@@ -146,7 +146,7 @@ def read_pair(file: Path, data: bytes) -> tuple[FloatImage, FloatImage]:
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as pair:
             return pair["tiles"].astype(np.float32), pair["answers"].astype(np.float32)
-    except (ValueError, KeyError, OSError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+    except (ValueError, KeyError, OSError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise BundleError(f"{file}: no golden pair: {error}", hint="learn the recipe again") from None
 
 
