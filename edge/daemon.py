@@ -22,6 +22,7 @@ from typing import IO, Any, Literal
 from prometheus_client import CollectorRegistry
 
 from edge import __version__, app
+from edge.artifacts import make_folder
 from edge.check import check_sources
 from edge.config import Settings, load
 from edge.errors import CannotWriteError, ConfigError, EdgeError, TryAgainError
@@ -263,7 +264,7 @@ def lock_site(state: Path) -> IO[str]:
         CannotWriteError: the state folder cannot be made.
     """
     try:
-        state.mkdir(parents=True, exist_ok=True)
+        make_folder(state)
         lock = (state / "lock").open("w")
     except OSError as error:
         raise CannotWriteError(f"{state}: {error}", hint="check paths.state in config.toml") from None

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edge.artifacts import make_folder, sync_folder
 from edge.errors import CannotWriteError, DataError, UnavailableError
 from edge.record import batches
 from edge.record.batches import BatchRow, ChartRow
@@ -94,12 +95,13 @@ class Store:
         self._made: Counter[tuple[str, str]] = Counter()  # in the transaction that is open
         self._moved: set[tuple[str, str]] = set()  # charts with new frames: recipe, view
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(file.parent)
             self._db = sqlite3.connect(file, check_same_thread=False, isolation_level=None, timeout=10)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._migrate(file)
             self._count()
+            sync_folder(file.parent)  # SQLite does so for its journals, and does not say when it fails
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError):
                 raise CannotWriteError(
