@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
 
 from edge.config import Settings, Tls
 from edge.errors import ConfigError, EdgeError
 from edge.recipes import check_state, open_recipe
+from edge.web.token import read_token
 
 
 def problems(settings: Settings) -> list[EdgeError]:
@@ -17,6 +19,7 @@ def problems(settings: Settings) -> list[EdgeError]:
         partial(check_state, settings),
         partial(check_sources, settings),
         partial(check_secrets, settings),
+        partial(check_token, settings),
         *(partial(open_recipe, settings, name) for name in recipes),
     ]
     found: list[EdgeError] = []
@@ -70,3 +73,17 @@ def check_secrets(settings: Settings) -> None:
                 f"{settings.file}: {key} = {str(file)!r} cannot be read: {error.strerror}",
                 hint="put the file there, readable for the user that edge runs as, or take the key out",
             ) from None
+
+
+def check_token(settings: Settings) -> None:
+    """The token of [http], read as the server will.
+
+    Raises:
+        ConfigError: it cannot be read, or is none.
+    """
+    if not settings.http.enabled:
+        return
+    try:
+        read_token(settings.http.token_file, os.environ)
+    except ConfigError as error:
+        raise ConfigError(f"{settings.file}: {error.message}", hint=error.hint) from None

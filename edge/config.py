@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import ipaddress
 import os
 import re
 import tomllib
@@ -27,6 +28,7 @@ from edge.errors import ConfigError
 # What a frame may be called, unless a source says otherwise; compared without regard to case
 FRAME_PATTERNS = ("*.png", "*.jpg", "*.jpeg", "*.tif", "*.tiff", "*.bmp", "*.dcm")
 SEARCH_PATH = (Path("config.toml"), Path("/etc/edge/config.toml"))
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 _MOST_BYTES = 2**63 - 1
 _UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
@@ -110,6 +112,8 @@ class Source(_Table):
     settle_s: float = Field(1.0, ge=0)
     incomplete_after_s: float = Field(60.0, ge=0)
     marker: str | None = None
+    mount: Path | None = None  # must be mounted, or the source is not reachable
+    same_content: Literal["auto", "link", "judge"] = "auto"
     watch: Literal["auto", "native", "polling"] = "auto"
     rescan_s: float = Field(5.0, gt=0)
     value_range: tuple[float, float] | None = None
@@ -156,12 +160,13 @@ class Runtime(_Table):
     precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto"
     threads: int = Field(0, ge=0)  # of the engine; 0: all cores
     decode_workers: int = Field(0, ge=0, le=64)  # 0: from the cores
-    decode_timeout_s: float = Field(30.0, gt=0)
+    decode_timeout_s: float = Field(25.0, gt=0)  # to read a file, and again to decode it
     decode_memory: Bytes = 4_000_000_000  # of each worker
     max_pixels: int = Field(200_000_000, gt=0)  # refused from the header
     max_pages: int = Field(64, gt=0)
     batch_frames: int = Field(16, gt=0)  # at most this many frames go through the engine together
     drain_s: float = Field(7.0, gt=0)
+    on_engine_loss: Literal["restart", "cpu"] = "restart"  # when a device stops giving its golden answers
 
 
 class Tls(_Table):
@@ -176,7 +181,7 @@ class Mqtt(_Table):
     port: int = Field(1883, gt=0, lt=65536)
     prefix: TopicLevel = "edge"
     protocol: Literal[5, 311] = 5
-    keepalive_s: int = Field(30, ge=5)
+    keepalive_s: int = Field(10, ge=5)  # a silent broker is noticed within twice this
     username: str | None = None
     password_file: Path | None = None
     tls: Tls | None = None
@@ -186,6 +191,9 @@ class Mqtt(_Table):
 class Http(_Table):
     enabled: bool = True
     listen: str = "127.0.0.1:9470"
+    token_file: Path | None = None  # or the systemd credential http_token
+    behind_proxy: bool = False  # something in front of it asks who it is
+    hosts: tuple[str, ...] = ()  # names it answers to besides its own address, such as a proxy's
 
     @field_validator("listen")
     @classmethod
@@ -195,10 +203,36 @@ class Http(_Table):
             raise ValueError('expected "HOST:PORT", such as "127.0.0.1:9470"')
         return value
 
+    @field_validator("hosts")
+    @classmethod
+    def _names_only(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        if bad := [host for host in hosts if not re.fullmatch(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+", host)]:
+            raise ValueError(f"{bad[0]!r}: a name or an address, without port or https://")
+        return tuple(host.lower().rstrip(".") for host in hosts)
+
     @property
     def address(self) -> tuple[str, int]:
         host, _, port = self.listen.rpartition(":")
         return host.strip("[]"), int(port)
+
+    @property
+    def on_loopback(self) -> bool:
+        """Whether only this machine can reach it."""
+        host = self.address[0]
+        try:
+            return ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return host == "localhost"
+
+    @property
+    def answers_to(self) -> frozenset[str]:
+        """What a Host header may say; empty: anything.
+
+        On loopback no name but ours is right. Beyond it names cannot be known, and the token protects.
+        """
+        if not self.on_loopback and not self.hosts:
+            return frozenset()
+        return frozenset({*LOOPBACK_NAMES, self.address[0].lower(), *self.hosts})
 
 
 class Evidence(_Table):
@@ -297,7 +331,13 @@ def _validated(path: Path, text: str, data: dict[str, Any], digest: str) -> Sett
             "digest": digest,
             "paths": Paths(**{key: base / value for key, value in settings.paths.model_dump().items()}),
             "source": tuple(
-                source.model_copy(update={"directory": base / source.directory}) for source in settings.source
+                source.model_copy(
+                    update={
+                        "directory": base / source.directory,
+                        "mount": None if source.mount is None else base / source.mount,
+                    }
+                )
+                for source in settings.source
             ),
             "recipe": {
                 name: recipe.model_copy(
@@ -306,6 +346,9 @@ def _validated(path: Path, text: str, data: dict[str, Any], digest: str) -> Sett
                 for name, recipe in settings.recipe.items()
             },
             "mqtt": _absolute_secrets(settings.mqtt, base),
+            "http": settings.http.model_copy(
+                update={"token_file": settings.http.token_file and base / settings.http.token_file}
+            ),
         }
     )
 
@@ -333,9 +376,25 @@ def _same_frames_twice(path: Path, text: str, settings: Settings) -> None:
         seen[key] = source.name
 
 
+def _open_to_everybody(path: Path, text: str, settings: Settings) -> None:
+    """Beyond this machine a token, or the word that a proxy asks for one, is needed."""
+    from edge.web.token import CREDENTIAL, has_credential
+
+    http = settings.http
+    asked = http.token_file is not None or http.behind_proxy or has_credential(os.environ)
+    if http.enabled and not http.on_loopback and not asked:
+        raise ConfigError(
+            f"{path}:{line_of(text, ('http', 'listen'))}: http.listen = {http.listen!r} is open to everybody "
+            "on the network",
+            hint=f"add token_file to [http] (or give the systemd credential {CREDENTIAL}), listen on "
+            "127.0.0.1, or say behind_proxy = true if a reverse proxy asks who it is",
+        )
+
+
 def _cross_check(path: Path, text: str, settings: Settings) -> None:
     """What no single table can know: names that refer to each other."""
     _same_frames_twice(path, text, settings)
+    _open_to_everybody(path, text, settings)
     seen: set[str] = set()
     for index, source in enumerate(settings.source):
         if source.name in seen:

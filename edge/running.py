@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -17,10 +18,11 @@ from edge.record.store import Store
 from edge.stages import Beat
 from edge.web.app import create_app
 from edge.web.server import HttpServer
+from edge.web.token import read_token
 
 # How long a loop may be silent before it counts as hung. Stages beat within a step: for every batch that the
 # engine answers, every picture, and while the next stage has no room.
-SILENCE_ALLOWED_S = 30.0
+SILENCE_ALLOWED_S = 25.0
 HOUSEKEEPING_ALLOWED_S = 300.0  # walks all evidence now and then
 RETRY_S = 1.0
 
@@ -65,12 +67,14 @@ class Running:
 
         Raises:
             UnavailableError: the HTTP address cannot be had; no loop was started.
+            ConfigError: the token of [http] cannot be had; likewise.
         """
         self._serve_http()
         line = self.line
         for intake in line.intakes:
             self._health.set(f"source:{intake.name}", False, "not looked at yet")
-            self._start("intake", f"intake-{intake.name}", intake.run)
+            # never given up: a folder that hangs must not cost the other sources their daemon
+            self._start("intake", f"intake-{intake.name}", intake.run, None)
         self._start("decode", "decode", self._decode)
         self._start("inspect", "inspect", self._inspect)
         self._start("record", "record", self._record)
@@ -113,11 +117,12 @@ class Running:
                 self._log.warning("drain.timeout", loop=thread.name)
             self._health.forget(thread.name)
 
-    def _start(self, stage: str, name: str, loop: Loop, allowed_s: float = SILENCE_ALLOWED_S) -> None:
+    def _start(self, stage: str, name: str, loop: Loop, allowed_s: float | None = SILENCE_ALLOWED_S) -> None:
         stop = self._stops[stage]
         # a loop that a reload left behind must not beat for its successor
         unique = name if self._generation == 1 else f"{name}#{self._generation}"
-        self._health.expect(unique, allowed_s, time.monotonic())
+        if allowed_s is not None:
+            self._health.expect(unique, allowed_s, time.monotonic())
 
         def beat() -> None:
             if self._ended.is_set():
@@ -184,6 +189,8 @@ class Running:
             verdicts=self._store.latest,
             evidence_root=settings.paths.state / app.EVIDENCE,
             quality=QualityView(self._store),
+            token=read_token(settings.http.token_file, os.environ),
+            hosts=settings.http.answers_to,
         )
         host, port = settings.http.address
         server = HttpServer(application, host, port)

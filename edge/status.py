@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json as jsonlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ from rich.console import Console
 from rich.table import Table
 
 from edge import config as configuration
-from edge.errors import UnavailableError
+from edge.errors import ConfigError, UnavailableError
+from edge.web.token import read_token
 
 TIMEOUT_S = 5.0
 EXIT_NOT_READY = 1
+ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # to listen on, not to ask
 
 
 def run_status(*, config: Path | None, json: bool) -> int:
@@ -22,9 +25,11 @@ def run_status(*, config: Path | None, json: bool) -> int:
 
     Raises:
         UnavailableError: no daemon answers.
+        ConfigError: the configuration is wrong, or its token is not the daemon's.
     """
     settings = configuration.load(configuration.find(config))
-    status = fetch_status(*settings.http.address)
+    host, port = settings.http.address
+    status = fetch_status(ANY_ADDRESS.get(host, host), port, read_token(settings.http.token_file, os.environ))
     if json:
         print(jsonlib.dumps(status))
     else:
@@ -32,13 +37,19 @@ def run_status(*, config: Path | None, json: bool) -> int:
     return 0 if status["ready"] else EXIT_NOT_READY
 
 
-def fetch_status(host: str, port: int) -> dict[str, Any]:
+def fetch_status(host: str, port: int, token: str | None = None) -> dict[str, Any]:
     """GET /api/v1/status."""
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
     try:
-        connection.request("GET", "/api/v1/status")
+        connection.request("GET", "/api/v1/status", headers=headers)
         answer = connection.getresponse()
         body = answer.read()
+        if answer.status == http.client.UNAUTHORIZED:
+            raise ConfigError(
+                f"the daemon on http://{host}:{port} does not take this token",
+                hint="name the daemon's own in [http] token_file; one that was changed needs a reload",
+            )
         if answer.status != http.client.OK:
             raise OSError(f"HTTP {answer.status}")
         status: dict[str, Any] = jsonlib.loads(body)
@@ -67,6 +78,9 @@ def show(status: dict[str, Any], console: Console) -> None:
         digest = f"{recipe['bundle']} {recipe['bundleSha256'][:12]}"
         table.add_row(name, digest, f"{recipe['runtime']} {recipe['precision']}", " ".join(recipe["views"]))
     console.print(table)
+    for name, recipe in status["recipes"].items():
+        if why := recipe.get("engineReplacedBecause"):
+            console.print(f"  [red]recipe {name}[/]: {why}")
     for kind, counts in status["verdicts"].items():
         console.print(
             f"{kind}s: " + (", ".join(f"{n} {name}" for name, n in sorted(counts.items())) or "none")

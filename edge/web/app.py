@@ -1,9 +1,12 @@
-"""The HTTP application. It only reads: no request changes anything, so there is nothing to forge."""
+"""The HTTP application. It only reads: no request changes anything, so there is nothing to forge.
+
+Who may ask at all is said in `edge.web.access`, around it.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +20,8 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from edge.web.access import UNTOLD, KnownHosts, SameOrigin, TokenRequired
 
 STATIC = Path(__file__).parent / "static"
 DEFAULT_VERDICTS = 50
@@ -59,25 +64,28 @@ def create_app(
     verdicts: Callable[[int], Sequence[Mapping[str, Any]]],
     evidence_root: Path,
     quality: QualityView | None = None,
+    token: str | None = None,
+    hosts: Collection[str] = (),
     clock: Callable[[], float] = time.monotonic,
 ) -> Starlette:
     """The application.
 
     `status`, `verdicts(limit)` (payloads, newest first) and `quality` are called in worker threads, several
     at a time.
+    `token`, if there is one, is asked for; `hosts` are the names it answers to, empty: any.
     `evidence` of a payload is a path below `evidence_root`: of a picture, or of a folder with `overlay.jpg`.
     """
 
     def metrics(_: Request) -> Response:
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
-    def healthz(_: Request) -> Response:
-        return _verdict_on("healthy", *health.healthy(clock()))
+    def healthz(request: Request) -> Response:
+        return _verdict_on(request, "healthy", *health.healthy(clock()))
 
-    def readyz(_: Request) -> Response:
+    def readyz(request: Request) -> Response:
         ready, failing = health.ready()
         healthy, silent = health.healthy(clock())
-        return _verdict_on("ready", ready and healthy, {**failing, **silent})
+        return _verdict_on(request, "ready", ready and healthy, {**failing, **silent})
 
     def api_status(_: Request) -> Response:
         return JSONResponse(dict(status()))
@@ -122,7 +130,12 @@ def create_app(
             Mount("/evidence", _Evidence(directory=evidence_root, check_dir=False)),
             Mount("/static", StaticFiles(directory=STATIC)),
         ],
-        middleware=[Middleware(_Headers)],
+        middleware=[
+            Middleware(_Headers),
+            *([Middleware(KnownHosts, names=hosts)] if hosts else []),
+            Middleware(SameOrigin),
+            *([Middleware(TokenRequired, token=token)] if token else []),
+        ],
     )
 
 
@@ -137,8 +150,10 @@ def _refuse(name: str, most: int) -> Response:
     return JSONResponse({"error": f"{name}: a number from 1 to {most}"}, status_code=400)
 
 
-def _verdict_on(word: str, good: bool, reasons: Mapping[str, str]) -> Response:
-    return JSONResponse({word: good, "reasons": dict(reasons)}, status_code=200 if good else 503)
+def _verdict_on(request: Request, word: str, good: bool, reasons: Mapping[str, str]) -> Response:
+    """Reasons name folders and addresses: not for who showed no token."""
+    told = {} if request.scope.get(UNTOLD) else {"reasons": dict(reasons)}
+    return JSONResponse({word: good, **told}, status_code=200 if good else 503)
 
 
 class _Evidence(StaticFiles):
