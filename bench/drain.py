@@ -3,9 +3,9 @@
     python -m bench.drain [--verdicts 100000] [--away 10] [--protocol 5]
 
 Not one of `python -m bench`: it needs no frames, no model and no daemon, only the parts that deliver. Three
-processes beside the broker: the consumer (a persistent session, QoS 1), the delivery (store, sink, outbox as the
-daemon wires them), and this one, which watches. Then the same bodies by bare paho, without a database: the
-ceiling that Python and this broker allow.
+processes beside the broker: the consumer (a persistent session, QoS 1), the delivery (store, sink, outbox as
+the daemon wires them), and this one, which watches. Then the same bodies by bare paho, without a database:
+the ceiling that Python and this broker allow.
 """
 
 from __future__ import annotations
@@ -72,15 +72,15 @@ def verdict(number: int) -> Verdict:
             ("score_above_threshold",),
             score=1.84,
             threshold_raw=0.0125,
-            defects=tuple(
-                Defect("anomaly", 412 + n, 0.0006, (100 * n, 200, 31, 17), 2.1) for n in range(3)
-            ),
+            defects=tuple(Defect("anomaly", 412 + n, 0.0006, (100 * n, 200, 31, 17), 2.1) for n in range(3)),
         ),
         score=Score(
             0.0231, None, dict.fromkeys(("mse", "max", "std", "sum", "min"), 0.012345), (0, 0, 4, 4), 0.5, 0.1
         ),  # type: ignore[arg-type]  # the map does not go on the wire
         model=ModelInfo("bracket", digest, "openvino", "int8", digest),
-        times_s=dict.fromkeys(("settle_s", "queue_s", "decode_s", "preprocess_s", "infer_s", "total_s"), 0.123456),
+        times_s=dict.fromkeys(
+            ("settle_s", "queue_s", "decode_s", "preprocess_s", "infer_s", "total_s"), 0.123456
+        ),
         evidence=f"2026/11/20/{result_id}",
     )
     return Verdict(result_id, "frame", "bracket", "NotOK", identity, created_unix_s, payload)
@@ -149,7 +149,13 @@ def deliver(database: Path, port: int, protocol: int) -> None:
     delivery.close(5.0)
     assert meter.connected_s is not None
     used = time.process_time()
-    say(rows=rows, seconds=empty_s - meter.connected_s, delivered=meter.delivered, refused=meter.refused, cpu_s=used)
+    say(
+        rows=rows,
+        seconds=empty_s - meter.connected_s,
+        delivered=meter.delivered,
+        refused=meter.refused,
+        cpu_s=used,
+    )
     store.close()
 
 
@@ -375,7 +381,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="edge-bench-drain-", dir=asked.folder) as folder:
         outcome = measure(Path(folder), asked.verdicts, asked.away, asked.protocol)
     print("\n".join(report(outcome, asked.protocol)))
-    command = f"python -m bench.drain --verdicts {asked.verdicts} --away {asked.away:g} --protocol {asked.protocol}"
+    command = (
+        f"python -m bench.drain --verdicts {asked.verdicts} --away {asked.away:g} --protocol {asked.protocol}"
+    )
     print(
         f"\n*{datetime.now(UTC):%Y-%m-%d %H:%M} UTC · {machine.describe()} · commit {machine.commit()} · "
         f"`{command}` · other processes kept {load.cores():.2f} cores busy meanwhile*"

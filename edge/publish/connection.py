@@ -1,8 +1,10 @@
 """One MQTT connection: a paho client that lives from one CONNECT to the end of that connection.
 
 paho keeps unacknowledged messages over reconnects and sends them again by itself; the outbox does that
-better, so a client is never used twice. paho's network thread only puts events on a queue; whoever owns the
-connection takes them from there, in its own thread.
+better, so a client is never used twice. The network thread only puts events on a queue; whoever owns the
+connection takes them from there, in its own thread. That thread is ours, not paho's `loop_start`: paho's ends
+without a word where a packet makes no sense or a file descriptor is too large for `select`, and a connection
+that nobody reads must not look like one that is silent.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from edge.config import Mqtt, Tls
 
 CONNECT_TIMEOUT_S = 5.0
+LOOP_S = 1.0  # at most, between two looks at keepalive
 UNLIMITED = 2**28  # the largest packet MQTT knows
 
 
@@ -132,7 +135,7 @@ class Connection:
 
     def open(self) -> None:
         """Start connecting; name look-up, TCP and TLS take their time in a thread of their own."""
-        threading.Thread(target=self._dial, name="mqtt-connect", daemon=True).start()
+        threading.Thread(target=self._live, name="mqtt-network", daemon=True).start()
 
     def publish(self, publication: Publication) -> int | None:
         """Hand over to paho; the message id that its `Acked` will carry, or None: not taken."""
@@ -163,19 +166,34 @@ class Connection:
         sock = self._client.socket()
         if sock is not None:
             with suppress(OSError):
-                # paho's thread reads the end of the stream and ends with it
-                sock.shutdown(socket.SHUT_RDWR)  # type: ignore[attr-defined]  # paho's protocol class lacks it
+                # the network thread reads the end of the stream and ends with it; not the TLS socket's own
+                # method, which would take the TLS off first: a packet could still leave in clear
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)  # type: ignore[arg-type]  # paho's protocol
 
-    def _dial(self) -> None:
+    def _live(self) -> None:
+        """The network thread: however it ends, `Down` says why."""
+        where = f"{self._settings.host}:{self._settings.port}"
         try:
             self._prepare()
             self._client.connect(**self._connect_arguments())
-        except (OSError, ValueError) as error:  # ValueError: host names and certificates that make no sense
-            self._put(Down(f"cannot connect to {self._settings.host}:{self._settings.port}: {error}"))
+        except (
+            Exception
+        ) as error:  # unreachable, certificates or names that make no sense, or a fault of ours
+            self._put(Down(f"cannot connect to {where}: {_said(error)}"))
             return
-        self._client.loop_start()
         if self._closing.is_set():
             self.abandon()
+        ended: object = "the connection ended"
+        try:
+            while (ended := self._client.loop(LOOP_S)) == MQTTErrorCode.MQTT_ERR_SUCCESS:
+                pass
+        except (
+            Exception
+        ) as error:  # a packet that makes no sense, or a fault of ours: this connection is over
+            ended = _said(error)
+        finally:
+            self.abandon()
+            self._put(Down(f"connection to {where} lost: {ended}"))  # after paho's own, if it had a word
 
     def _prepare(self) -> None:
         client, settings = self._client, self._settings
@@ -190,6 +208,8 @@ class Connection:
         client.on_publish = self._on_publish
         client.on_subscribe = self._on_subscribe
         client.on_message = self._on_message
+        # says that writing is not for the thread that publishes: ours is woken and does it
+        client.on_socket_register_write = lambda _client, _userdata, _socket: None
 
     def _connect_arguments(self) -> dict[str, Any]:
         settings = self._settings
@@ -204,7 +224,7 @@ class Connection:
         self.events.put(event)
         self._wake.set()
 
-    # paho calls these in its network thread
+    # paho calls these in the network thread
 
     def _on_connect(
         self, _c: Client, _u: object, _flags: ConnectFlags, reason: ReasonCode, properties: Properties | None
@@ -239,6 +259,11 @@ class Connection:
         response_topic = getattr(message.properties, "ResponseTopic", "")
         correlation = getattr(message.properties, "CorrelationData", None)
         self._put(Request(message.topic, bytes(message.payload), response_topic, correlation))
+
+
+def _said(error: Exception) -> str:
+    """System errors speak for themselves, others need their name."""
+    return str(error) if isinstance(error, OSError | ValueError) else repr(error)
 
 
 def _why(reason: ReasonCode, properties: Properties | None) -> str:

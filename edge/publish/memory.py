@@ -10,8 +10,9 @@ from edge.publish import MAX_IN_FLIGHT, Message, Settled
 class MemorySink:
     """A receiver that can be told to misbehave.
 
-    `up = False`: cannot be reached. `refuse = "reason"`: refuses everything. `hold = True`: acknowledges
-    nothing. `disconnect()`: breaks the connection under what is in flight.
+    `up = False`: cannot be reached. `refuse = "reason"`: refuses everything, or only the kinds in
+    `refused_kinds`. `hold = True`: acknowledges nothing. `disconnect()`: breaks the connection under what is
+    in flight.
     """
 
     def __init__(self, name: str = "memory") -> None:
@@ -20,6 +21,7 @@ class MemorySink:
         self.last_error = ""
         self.up = True
         self.refuse = ""
+        self.refused_kinds: tuple[str, ...] = ()  # empty: all of them
         self.hold = False
         self.received: list[Message] = []  # as the consumer saw them; a lost row may be here as well
         self.connections = 0
@@ -59,13 +61,14 @@ class MemorySink:
     def acknowledge(self, count: int) -> None:
         """Answer the first `count` messages in flight: refused if `refuse` says so, else received."""
         answered, self._in_flight = self._in_flight[:count], self._in_flight[count:]
-        if self.refuse:
-            self.last_error = self.refuse
-            self._settle(refused=tuple((message.row_id, self.refuse) for message in answered))
-        else:
-            self.received += answered
-            self.last_error = ""
-            self._settle(delivered=tuple(message.row_id for message in answered))
+        for message in answered:
+            if self.refuse and (not self.refused_kinds or message.kind in self.refused_kinds):
+                self.last_error = self.refuse
+                self._settle(refused=((message.row_id, self.refuse),))
+            else:
+                self.received.append(message)
+                self.last_error = ""
+                self._settle(delivered=(message.row_id,))
 
     def disconnect(self, arrived: int = 0) -> None:
         """Break the connection; the first `arrived` messages in flight did reach the consumer."""

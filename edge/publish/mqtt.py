@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 RECONNECT_WAIT_S = (0.5, 30.0)  # first, at most
 STABLE_AFTER_S = 10.0  # a connection that lasted this long counts as good; the next wait starts small again
 CONNACK_TIMEOUT_S = 3 * CONNECT_TIMEOUT_S  # from starting to connect: TCP, TLS and the broker's answer
-ACK_TIMEOUT_S = 30.0  # a broker that answers pings but no publication is given up
+# A broker that answers pings but no publication is given up; with the keepalive, which notices a silent one
+# within twice its time and LOOP_S, a connection that hangs is noticed within 30 s.
+ACK_TIMEOUT_S = 20.0
 DESCRIBE_EVERY_S = 2.0
 MAX_REQUEST_BYTES = 65536
 MAX_REQUESTS = 64  # waiting to be answered; beyond that the oldest is forgotten
@@ -63,6 +65,7 @@ class MqttSink:
         log: Any,
         environ: Mapping[str, str],
         name: str = "mqtt",
+        ack_timeout_s: float = ACK_TIMEOUT_S,
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
     ) -> None:
@@ -71,6 +74,8 @@ class MqttSink:
         self._error = ""  # of the connection or an announcement
         self._refusal = ""  # of the last result, until one gets through
         self._unheard = False  # the last result had no subscriber
+        self._warned = False  # of what this protocol version cannot tell
+        self._ack_timeout_s = ack_timeout_s
         self._settings = settings
         self._root = f"{settings.prefix}/{station}"
         self._client_id = f"edge-{settings.prefix}-{station}"
@@ -109,7 +114,7 @@ class MqttSink:
             self._publish_waiting()
 
     def capacity(self) -> int:
-        if not self.connected:
+        if not self.connected or self._refused:  # what follows a refused row must not overtake it
             return 0
         window = min(MAX_IN_FLIGHT, self._limits.receive_maximum)
         return max(0, window - len(self._in_flight) - len(self._waiting))
@@ -187,10 +192,21 @@ class MqttSink:
         self.connected, self._limits, self._since_s = True, limits, now_s
         self._error = ""
         self._log.info("mqtt.connected", host=self._settings.host, topics=self._root)
+        self._warn_of_silence()
         if self._handle is not None:
             self._connection.subscribe(f"{self._root}/request/+")
         self._waiting.append(Publication(f"{self._root}/available", b"online", retain=True))
         self._said, self._describe_due_s = {}, now_s
+
+    def _warn_of_silence(self) -> None:
+        """Before MQTT 5 an acknowledgement carries no reason: brokers acknowledge what their ACL drops."""
+        if self._settings.protocol != 5 and not self._warned:
+            self._warned = True
+            self._log.warning(
+                "mqtt.refusals_unknown",
+                topic=f"{self._root}/result",
+                hint="MQTT 3.1.1 acknowledges what an ACL forbids like what it allows; use mqtt.protocol = 5",
+            )
 
     def _drop(self, why: str, now_s: float) -> None:
         """Forget this connection; its unacknowledged rows are lost, its late events are never looked at."""
@@ -220,8 +236,10 @@ class MqttSink:
             if now_s - self._since_s > CONNACK_TIMEOUT_S:
                 hint = f"; {OLD_BROKER}" if self._settings.protocol == 5 else ""
                 self._drop(f"no answer from {self._settings.host}:{self._settings.port}{hint}", now_s)
-        elif self._in_flight and now_s - min(at_s for _, _, at_s in self._in_flight.values()) > ACK_TIMEOUT_S:
-            self._drop("the broker acknowledges nothing", now_s)
+        elif self._in_flight:
+            _, _, oldest_s = next(iter(self._in_flight.values()))
+            if now_s - oldest_s > self._ack_timeout_s:
+                self._drop("the broker does not acknowledge what it gets", now_s)
 
     # publications
 

@@ -48,6 +48,10 @@ class OutboxMeter(Protocol):
 class Delivery:
     """Drives one sink from the outbox. At least once, in row order; never two copies in flight.
 
+    A receiver that refuses a row holds up all that come after it: order matters more than speed. So that none
+    overtakes it in the same window, the first row of each kind on a connection, and after a refusal, goes
+    alone: what a receiver refuses, it nearly always refuses by kind (a topic) or always (its limits).
+
     `wake` is shared with the sink and with whoever adds rows: setting it ends an idle wait.
     """
 
@@ -71,12 +75,12 @@ class Delivery:
         self._clock = clock
         self._unix_clock = unix_clock
         self._after_row_id = 0  # rows up to here are in flight, acknowledged, or settled otherwise
-        self._in_flight: set[int] = set()
+        self._in_flight: dict[int, str] = {}  # row: its kind
         self._acknowledged: list[int] = []  # still to be deleted
         self._delete_by_s = float("inf")
         self._refusals = Backoff(*REFUSED_WAIT_S, jitter)
-        self._probing = False  # after a refusal: one row at a time until one gets through
-        self._probe: int | None = None  # that row
+        self._proved: set[str] = set()  # kinds that the receiver takes, on this connection as far as we know
+        self._probe: int | None = None  # the row in flight that shall prove its kind; nothing else is sent
         self._rewind = False  # a row was refused or lost: start again from the oldest
         self._not_before_s = float("-inf")
         self._report_at_s = float("-inf")
@@ -143,27 +147,33 @@ class Delivery:
 
     def _settle(self, settled: Settled, now_s: float) -> bool:
         refused = [row for row, _ in settled.refused]
-        self._in_flight.difference_update(settled.delivered, settled.lost, refused)
+        for row_id in settled.delivered:
+            kind = self._in_flight.pop(row_id)
+            if row_id == self._probe:
+                self._proved.add(kind)
+                self._probe = None
+                self._refusals.reset()
         if settled.delivered:
             if not self._acknowledged:
                 self._delete_by_s = now_s + DELETE_AFTER_S
             self._acknowledged += settled.delivered
             self._meter.outbox_delivered(self.sink.name, len(settled.delivered))
-            if self._probe in settled.delivered:
-                self._probing, self._probe = False, None
-                self._refusals.reset()
+        for row_id in (*settled.lost, *refused):
+            del self._in_flight[row_id]
         if settled.refused:
             self._refuse(settled.refused, now_s)
+        if settled.lost or refused or not self.sink.connected:
+            self._proved.clear()
+            self._probe = None
         self._rewind |= bool(refused or settled.lost)
         return bool(settled.delivered or refused or settled.lost)
 
     def _refuse(self, refused: Sequence[tuple[int, str]], now_s: float) -> None:
-        """The row stays, and everything after it waits: order matters more than speed."""
+        """The row stays, and everything after it waits."""
         self._meter.outbox_refused(self.sink.name, len(refused))
-        if self._probing and self._probe is None:
+        if self._rewind:
             return  # sent together with the one that was refused first; the wait has begun
         wait_s = self._refusals.wait_s()
-        self._probing, self._probe = True, None
         self._not_before_s = now_s + wait_s
         row_id, reason = refused[0]
         log = self._log.bind(sink=self.sink.name, row=row_id, rows=len(refused))
@@ -184,21 +194,24 @@ class Delivery:
             if self._in_flight or self._acknowledged:
                 return False
             self._after_row_id, self._rewind = 0, False
-        if now_s < self._not_before_s:
+        if now_s < self._not_before_s or self._probe is not None:
             return False
         limit = self.sink.capacity()
-        if self._probing:
-            limit = min(limit, 1 - len(self._in_flight))
         if limit <= 0:
             return False
-        messages = self._store.pending(self.sink.name, self._after_row_id, limit)
-        for message in messages:
-            self._in_flight.add(message.row_id)
+        sent = False
+        for message in self._store.pending(self.sink.name, self._after_row_id, limit):
+            proved = message.kind in self._proved
+            if self.sink.capacity() <= 0 or (self._in_flight and not proved):
+                break
+            self._in_flight[message.row_id] = message.kind
             self._after_row_id = message.row_id
-            if self._probing:
-                self._probe = message.row_id
             self.sink.send(message)
-        return bool(messages)
+            sent = True
+            if not proved:
+                self._probe = message.row_id
+                break
+        return sent
 
     def _report(self, now_s: float) -> None:
         connected = self.sink.connected

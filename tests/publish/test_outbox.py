@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -44,9 +45,12 @@ class WatchfulSink(MemorySink):
 
 
 class World:
-    """A delivery over doubles, with a clock of its own."""
+    """A delivery over doubles, with a clock of its own.
 
-    def __init__(self, rows: int = 0) -> None:
+    Connected, and the receiver is known to take frames' verdicts, unless `fresh`.
+    """
+
+    def __init__(self, rows: int = 0, *, fresh: bool = False) -> None:
         self.now_s = 0.0
         self.sink = WatchfulSink()
         self.store = MemoryOutbox(created_unix_s=1000.0)
@@ -62,12 +66,15 @@ class World:
             jitter=lambda: 0.0,
         )
         self.added = 0
+        if not fresh:
+            self.step()
+            self.delivery._proved.add("frame")
         self.add(rows)
 
-    def add(self, count: int) -> None:
+    def add(self, count: int, kind: str = "frame") -> None:
         for _ in range(count):
             self.added += 1
-            self.store.add(message(self.added))
+            self.store.add(replace(message(self.added), kind=kind))
 
     def step(self, times: int = 1) -> None:
         for _ in range(times):
@@ -169,6 +176,55 @@ def test_rows_in_flight_behind_a_refused_one_are_not_sent_twice() -> None:
     assert not world.store.rows
 
 
+def test_first_of_a_kind_goes_alone_on_every_connection() -> None:
+    world = World(4, fresh=True)
+    world.add(2, "part")
+    world.sink.hold = True
+    world.step(3)
+    assert world.in_flight() == [1]
+    world.sink.acknowledge(1)
+    world.step(3)
+    assert world.in_flight() == [2, 3, 4]  # and no part among them
+    world.sink.acknowledge(3)
+    world.step(3)
+    assert world.in_flight() == [5]
+    world.sink.disconnect()
+    world.step(3)
+    assert world.in_flight() == [5]
+    world.sink.hold = False
+    world.step(4)
+    assert not world.store.rows
+
+
+def test_part_does_not_overtake_its_frames_where_only_theirs_are_refused() -> None:
+    world = World(3, fresh=True)
+    world.add(1, "part")
+    world.sink.refuse, world.sink.refused_kinds = "not authorised", ("frame",)
+    for _ in range(10):
+        world.step()
+        world.now_s += 100.0
+    assert world.received() == []
+    assert world.meter.refused > 3
+    world.sink.refuse = ""
+    world.step(10)
+    assert world.received() == [1, 2, 3, 4]
+
+
+def test_row_that_is_always_refused_holds_up_what_follows_and_says_so(log_lines: list[Any]) -> None:
+    world = World(3)
+    world.sink.refuse = "packet too large"
+    for _ in range(20):
+        world.step()
+        world.now_s += 61.0
+    assert world.received() == []
+    assert set(world.store.rows) == {1, 2, 3}
+    assert world.sink.last_error == "packet too large"
+    assert world.meter.state["depth"] == 3
+    assert world.meter.state["oldest_s"] > 600
+    waits = [line["retry_s"] for line in log_lines if line["event"] == "outbox.refused"]
+    assert waits[:7] == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0]  # never given up, and no flood
+
+
 def test_failing_delete_does_not_send_again() -> None:
     world = World(3)
     world.step()
@@ -256,6 +312,9 @@ OPERATION = st.one_of(
     st.tuples(st.just("wait"), st.integers(1, 5)),
     st.tuples(st.sampled_from(["up", "down", "hold", "go", "store_fails"]), st.just(0)),
 )
+POLICY = st.tuples(st.just("policy"), st.integers(0, 3))  # which kinds the broker refuses from now on
+PARTS = st.tuples(st.just("add_part"), st.just(1))
+POLICIES: tuple[tuple[str, ...], ...] = ((), ("frame",), ("part",), ("frame", "part"))
 REFUSAL = st.tuples(st.sampled_from(["refuse", "accept"]), st.just(0))
 
 
@@ -273,6 +332,12 @@ def apply(world: World, name: str, count: int) -> None:
         sink.disconnect(arrived=count)
     elif name == "add":
         world.add(count)
+    elif name == "add_part":
+        world.add(1, "part")
+    elif name == "policy":  # takes a new connection, as a broker's does that is told so by its administrator
+        world.sink.disconnect()
+        world.sink.refused_kinds = POLICIES[count]
+        world.sink.refuse = "not authorised" if POLICIES[count] else ""
     elif name == "wait":
         world.now_s += count
     elif name in ("up", "down"):
@@ -316,6 +381,18 @@ def test_without_refusals_first_copies_arrive_in_order(operations: list[tuple[st
     world = World(5)
     for name, count in operations:
         apply(world, name, count)
+    finish(world)
+    first_copies = list(dict.fromkeys(world.received()))
+    assert first_copies == list(range(1, world.added + 1))
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(OPERATION | PARTS | POLICY, max_size=40))
+def test_refusals_by_kind_do_not_change_the_order_of_first_copies(operations: list[tuple[str, int]]) -> None:
+    world = World(3, fresh=True)
+    for name, count in operations:
+        apply(world, name, count)
+        check_nothing_lost(world)
     finish(world)
     first_copies = list(dict.fromkeys(world.received()))
     assert first_copies == list(range(1, world.added + 1))
