@@ -141,7 +141,7 @@ def _intake(source: Source, store: Store, backlog: Backlog, metrics: Metrics, lo
         source=source.name,
         directory=source.directory,
         include=source.include,
-        exclude=source.exclude,
+        exclude=source.exclude + ((f"*{source.checksum}",) if source.checksum else ()),
         recursive=source.recursive,
         settle_s=source.settle_s,
         rescan_s=source.rescan_s,
@@ -161,6 +161,7 @@ def _route(settings: Settings, source: Source, inspector: Inspector) -> Route:
         limits=Limits(settings.runtime.max_pixels, settings.runtime.max_pages),
         incomplete_after_s=source.incomplete_after_s,
         value_range=source.value_range,
+        checksum=source.checksum,
     )
 
 

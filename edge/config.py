@@ -117,6 +117,7 @@ class Source(_Table):
     watch: Literal["auto", "native", "polling"] = "auto"
     rescan_s: float = Field(5.0, gt=0)
     value_range: tuple[float, float] | None = None
+    checksum: Literal[".sha256", ".sha512", ".sha1", ".md5", ".crc32"] | None = None  # of files beside frames
 
     @model_validator(mode="after")
     def _one_naming(self) -> Self:

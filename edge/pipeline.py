@@ -20,7 +20,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.decode import Limits, decode, read_stable
+from edge.decode import Limits, decode, read_stable, refuse_large
+from edge.decode.checksum import verify
 from edge.errors import BundleError, DataError
 from edge.infer.bundle import MASK_MODEL, MEAN_MASKS, Bundle, ScoreSpec, read_listed, read_mean_masks
 from edge.infer.compile import open_mask_network
@@ -65,6 +66,7 @@ class PrepareJob:
     view: str | None = None  # as a manifest says; else by `naming`
     naming: Naming | None = None
     named: str = ""  # what the naming rule reads
+    checksum: str | None = None  # suffix of the file beside it that says its checksum
 
 
 def prepare_file(job: PrepareJob, has_read: Callable[[], None] = lambda: None) -> list[Frame]:
@@ -74,8 +76,10 @@ def prepare_file(job: PrepareJob, has_read: Callable[[], None] = lambda: None) -
         DataError: why this file gives no frame; `IncompleteError` if it may yet become whole.
     """
     started = time.monotonic()
-    data = read_stable(job.file, job.stamp)
+    data = read_stable(job.file, job.stamp, lambda head: refuse_large(head, job.file.name, job.limits))
     has_read()
+    if job.checksum is not None:
+        verify(data, job.file, job.checksum)
     digest = hashlib.sha256(data).hexdigest()
     pictures = decode(data, job.file.name, job.limits)
     decode_s = (time.monotonic() - started) / len(pictures)

@@ -48,6 +48,7 @@ class Route:
     limits: Limits
     incomplete_after_s: float
     value_range: tuple[float, float] | None = None
+    checksum: str | None = None
 
 
 def pixels_of(frame: Frame, score: Score | None = None) -> int:
@@ -197,6 +198,7 @@ class DecodeStage:
             assets=route.inspector.bundle.folder,
             naming=route.naming,
             named=candidate.path,
+            checksum=route.checksum,
         )
         self.in_flight += 1
         self._tries[candidate.source, candidate.path] += 1

@@ -4,7 +4,7 @@ What arrives here is untrusted: whatever is wrong with it comes out as an EdgeEr
 exception. It is meant to run in worker processes (see workers.py), which add limits of time and memory.
 """
 
-from edge.decode.decoder import Decoder, Limits, decode
+from edge.decode.decoder import Decoder, Limits, decode, refuse_large
 from edge.decode.reading import read_stable
 
-__all__ = ["Decoder", "Limits", "decode", "read_stable"]
+__all__ = ["Decoder", "Limits", "decode", "read_stable", "refuse_large"]

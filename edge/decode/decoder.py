@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from edge.decode.dicom_stream import is_deflated
 from edge.errors import DataError, EdgeError, IncompleteError
 from edge.types import Picture
 
@@ -20,6 +21,10 @@ _BMP = b"BM"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and BigTIFF, either byte order
 _DICOM = b"DICM"
 _DICOM_AT = 128
+
+HEAD_BYTES = 2**20  # of a larger file, read first to look for its header
+MOST_BYTES_A_PIXEL = 16  # four samples of 32 bits, uncompressed
+SLACK_BYTES = 64 * 2**20  # besides pixels: tables, thumbnails, private elements
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,14 @@ class Size:
     text: str  # "4248×2832", of the largest page, for messages
     pixels: int
     pages: int = 1
+
+
+class Readable(Protocol):
+    """Bytes, or a file that is read where it is looked at."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, where: slice, /) -> bytes: ...
 
 
 class Decoder(Protocol):
@@ -84,6 +97,45 @@ def decode(data: bytes, name: str, limits: Limits) -> list[Picture]:
             hint="open it in another program; if that works, report it as a bug with the file",
             reason="unreadable",
         ) from error
+
+
+def refuse_large(source: Readable, name: str, limits: Limits) -> None:
+    """Refuse a file by its size, or the header in its first part, before all of it is read.
+
+    What the header does not say there is left to `decode`, as is everything else that may be wrong.
+
+    Raises:
+        DataError: "too_large".
+    """
+    most_bytes = MOST_BYTES_A_PIXEL * limits.max_pixels + SLACK_BYTES
+    if len(source) > most_bytes:
+        raise DataError(
+            f"{name}: {len(source)} bytes are more than the {most_bytes} that {limits.max_pixels} pixels need",
+            hint="raise runtime.max_pixels in config.toml if such files are expected",
+            reason="too_large",
+        )
+    if len(source) <= HEAD_BYTES:
+        return
+    try:
+        with _quiet_libraries():
+            check_budget(_size_of(source, name, limits), limits)
+    except DataError as error:
+        if error.reason == "too_large":
+            raise DataError(f"{name}: {error.message}", hint=error.hint, reason=error.reason) from None
+    except Exception:  # whatever it is, `decode` will meet it again
+        return
+
+
+def _size_of(source: Readable, name: str, limits: Limits) -> Size:
+    head = source[:HEAD_BYTES]
+    is_dicom = head.startswith(_DICOM, _DICOM_AT)
+    if is_dicom and is_deflated(head):
+        raise DataError("a deflated header cannot be read alone", reason="unreadable")
+    if head.startswith(_TIFF) and not is_dicom:  # its directories may be anywhere
+        from edge.decode.tiff import TiffDecoder
+
+        return TiffDecoder(source, limits).size
+    return _open(head, name, limits).size
 
 
 def check_budget(size: Size, limits: Limits) -> None:

@@ -23,6 +23,7 @@ _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _LONG_VRS = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
 _UNDEFINED = 0xFFFFFFFF
 _MAX_DEPTH = 32  # of nested sequences
+_META_BYTES = 4096  # more than file meta information takes
 _MAX_ELEMENTS = 100_000  # at top level; scanners write some hundreds
 
 
@@ -95,6 +96,11 @@ def open_stream(data: bytes, max_bytes: int) -> Stream:
     if not syntax:
         syntax = _guess(data, start)
     return Stream(data, start, syntax, syntax != IMPLICIT_LITTLE, ">" if syntax == EXPLICIT_BIG else "<")
+
+
+def is_deflated(head: bytes) -> bool:
+    """Whether file meta information, which is short and never deflated, says that the rest is."""
+    return DEFLATED.encode() in head[:_META_BYTES]
 
 
 def _guess(data: bytes, start: int) -> str:

@@ -5,16 +5,37 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+from edge.decode.decoder import Readable
 from edge.errors import DataError, IncompleteError
 from edge.types import FileStamp
 
 
-def read_stable(file: Path, stamp: FileStamp | None) -> bytes:
+@dataclass(frozen=True, slots=True)
+class _OpenFile:
+    """A file that is read where it is looked at. Not a mapping: one that is cut off meanwhile would kill us."""
+
+    descriptor: int
+    size_bytes: int
+
+    def __len__(self) -> int:
+        return self.size_bytes
+
+    def __getitem__(self, where: slice, /) -> bytes:
+        start, stop, _ = where.indices(self.size_bytes)
+        return os.pread(self.descriptor, max(0, stop - start), start)
+
+
+def read_stable(
+    file: Path, stamp: FileStamp | None, look: Callable[[Readable], None] = lambda source: None
+) -> bytes:
     """The bytes of a file that did not change while it was read.
 
-    `stamp` is what the file looked like when it was found complete; None accepts any version of it.
+    `stamp` is what the file looked like when it was found complete; None accepts any version of it. `look`
+    may refuse it before all of it is read, by raising.
 
     Raises:
         IncompleteError: "changed_while_reading" when the stamp differs before, during or after the read;
@@ -38,18 +59,21 @@ def read_stable(file: Path, stamp: FileStamp | None) -> bytes:
             raise _not_a_file(file) from None
         raise _failed(file, error) from error
     try:
-        return _read_whole(file, descriptor, stamp)
+        return _read_whole(file, descriptor, stamp, look)
     finally:
         os.close(descriptor)
 
 
-def _read_whole(file: Path, descriptor: int, expected: FileStamp | None) -> bytes:
+def _read_whole(
+    file: Path, descriptor: int, expected: FileStamp | None, look: Callable[[Readable], None]
+) -> bytes:
     try:
         before = os.fstat(descriptor)
         if not stat.S_ISREG(before.st_mode):
             raise _not_a_file(file)
         if expected is not None and _stamp(before) != expected:
             raise _changed(file)
+        look(_OpenFile(descriptor, before.st_size))
         data = _read_up_to(descriptor, before.st_size + 1)  # one more, to see that nothing was appended
         after = os.fstat(descriptor)
     except OSError as error:

@@ -18,7 +18,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from edge.decode import tiff_directory
-from edge.decode.decoder import Limits, Size
+from edge.decode.decoder import Limits, Readable, Size
 from edge.decode.jpeg import check_ends
 from edge.errors import DataError
 from edge.types import Picture
@@ -34,7 +34,7 @@ _SOI = b"\xff\xd8"
 class TiffDecoder:
     """A TIFF file; see edge.decode.decoder.Decoder."""
 
-    data: bytes
+    data: Readable  # bytes, unless only the size is asked for
     limits: Limits
 
     @functools.cached_property
@@ -64,7 +64,7 @@ class TiffDecoder:
 
     def pictures(self) -> list[Picture]:
         pages_at = [directory.at for directory in self._directories]
-        with tifffile.TiffFile(io.BytesIO(self.data)) as tiff:
+        with tifffile.TiffFile(io.BytesIO(self.data[:])) as tiff:
             pages = [
                 page for page in tiff.pages if isinstance(page, tifffile.TiffPage) and page.offset in pages_at
             ]

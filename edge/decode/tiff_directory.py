@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
+from edge.decode.decoder import Readable
 from edge.errors import DataError, IncompleteError
 
 _UNSIGNED = {
@@ -84,7 +85,7 @@ class Directory:
         return not self.first(_NEW_SUBFILE, 0) & 0b101
 
 
-def directories(data: bytes, most: int) -> list[Directory]:
+def directories(data: Readable, most: int) -> list[Directory]:
     """Every directory of the main chain, `most` at most.
 
     Raises:
@@ -113,7 +114,7 @@ def directories(data: bytes, most: int) -> list[Directory]:
     return found
 
 
-def segments(data: bytes, directory: Directory) -> list[Segment]:
+def segments(data: Readable, directory: Directory) -> list[Segment]:
     """The strips or tiles of a page, all of them within the file.
 
     Raises:
@@ -152,7 +153,7 @@ def _needed(directory: Directory, tiled: bool) -> tuple[int, int]:
     return -(-height // rows) * planes, row_bytes * height * planes
 
 
-def _directory(data: bytes, order: str, big: bool, at: int) -> tuple[Directory, int]:
+def _directory(data: Readable, order: str, big: bool, at: int) -> tuple[Directory, int]:
     """The directory at a byte, and where the next one is (0: this was the last)."""
     (count,) = _unpack(data, order + ("Q" if big else "H"), at)
     if count > _MAX_ENTRIES:
@@ -170,7 +171,7 @@ def _directory(data: bytes, order: str, big: bool, at: int) -> tuple[Directory, 
     return Directory(at, fields), following
 
 
-def _values(data: bytes, order: str, big: bool, entry: int, tag: int) -> tuple[int, ...]:
+def _values(data: Readable, order: str, big: bool, entry: int, tag: int) -> tuple[int, ...]:
     """The numbers of a field; () for types that hold none which matter here, after checking their place."""
     kind, count = _unpack(data, order + ("HQ" if big else "HI"), entry + 2)
     inline_at, inline_bytes = (entry + 12, 8) if big else (entry + 8, 4)
@@ -185,13 +186,14 @@ def _values(data: bytes, order: str, big: bool, entry: int, tag: int) -> tuple[i
     return tuple(_unpack(data, f"{order}{count}{_UNSIGNED[kind]}", at))
 
 
-def _unpack(data: bytes, layout: str, at: int) -> tuple[int, ...]:
-    if at + struct.calcsize(layout) > len(data):
+def _unpack(data: Readable, layout: str, at: int) -> tuple[int, ...]:
+    end = at + struct.calcsize(layout)
+    if end > len(data):
         raise cut(data, f"numbers at byte {at}")
-    return struct.unpack_from(layout, data, at)
+    return struct.unpack(layout, data[at:end])
 
 
-def cut(data: bytes, what: str) -> IncompleteError:
+def cut(data: Readable, what: str) -> IncompleteError:
     return IncompleteError(
         f"TIFF cut off after {len(data)} bytes: {what}", hint="wait for the rest of the file"
     )
