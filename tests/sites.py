@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -124,13 +125,13 @@ listen = "127.0.0.1:{http_port}"
 class DaemonProcess:
     """`edge run` as its own process."""
 
-    def __init__(self, config: Path, http_port: int) -> None:
+    def __init__(self, config: Path, http_port: int, environ: Mapping[str, str] | None = None) -> None:
         self.config, self.http_port = config, http_port
         self.log = config.parent / "daemon.log"
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "edge", "run", "--config", str(config)],
-                stdout=log, stderr=log, env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                stdout=log, stderr=log, env={**os.environ, "PYTHONUNBUFFERED": "1", **(environ or {})},
             )  # fmt: skip
 
     def ready(self) -> DaemonProcess:

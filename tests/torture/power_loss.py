@@ -2,8 +2,8 @@
 
 The disk is as unkind as POSIX lets it be. Only what was synced is sure: a file's bytes by fsync of the file,
 names by fsync of their folder. Every sector written since then may be there or not, whatever the order of the
-writes was. A failed fsync leaves the pages clean: no later fsync writes them (Rebello et al., "Can Applications
-Recover from fsync Failures?", USENIX ATC 2020).
+writes was. A failed fsync leaves the pages clean: no later fsync writes them (Rebello et al., "Can
+Applications Recover from fsync Failures?", USENIX ATC 2020).
 """
 
 from __future__ import annotations

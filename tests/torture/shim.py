@@ -1,5 +1,5 @@
-"""A disk that fails on command, for a process that is started with it: full, read-only, hanging, without fsync,
-or losing its power. `shim.c` is compiled when it is needed and preloaded into the process."""
+"""A disk that fails on command, for a process that is started with it: full, read-only, hanging, without
+fsync, or losing its power. `shim.c` is compiled when it is needed and preloaded into the process."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -84,7 +86,7 @@ class Shim:
         }
 
     def full_disk(self, glob: str = "*", after_bytes: int = 0) -> int:
-        """Writes to these files find no space once they have written so many bytes; gives the fault's number."""
+        """Writes to these files find no space after so many bytes; gives the fault's number, as all do."""
         return self._add(FULL, glob, after_bytes)
 
     def small_disk(self, free_bytes: int) -> None:
@@ -124,6 +126,18 @@ class Shim:
             [sys.executable, "-m", *arguments],
             env=os.environ | self.env, text=True, capture_output=True, timeout=120, check=check,
         )  # fmt: skip
+
+    @contextmanager
+    def start(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        """The same, running meanwhile; ended with the block."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", *arguments], env=os.environ | self.env, text=True, stderr=subprocess.PIPE
+        )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.communicate()
 
     def close(self) -> None:
         """Remove what it made outside the folder."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from edge.record.store import Store
+from tests.brokers import until
 from tests.torture.power_loss import Disk, Operation, read_log, write_out
 from tests.torture.shim import Shim
 from tests.torture.writers import MARKS, SINKS, document
@@ -85,6 +86,26 @@ def recording(tmp_path: Path) -> Iterator[Shim]:
 def test_no_stored_verdict_is_lost_when_the_power_goes(recording: Shim, tmp_path: Path) -> None:
     recording.run("tests.torture.writers", "stream", str(recording.folder), "1200")
     assert all_lost(recording.log, tmp_path / "after", CUTS) == []
+
+
+@pytest.mark.slow
+def test_a_failed_fsync_is_no_commit_and_trying_again_makes_it_one(recording: Shim, tmp_path: Path) -> None:
+    """The pages of a failed fsync are clean for the kernel and may not be on the disk: each must be written
+    again. SQLite does so, as a refused transaction leaves the WAL index as it was and the next one takes the
+    same place in the file; a checkpoint that failed is done again from the WAL."""
+    marks = recording.folder / MARKS
+    with recording.start("tests.torture.writers", "stubborn", str(recording.folder), "500") as writer:
+        until(marks.exists, "the writer runs")
+        for stored in range(20, 500, 12):
+            until(lambda n=stored: marks.read_bytes().count(b"stored") >= n or writer.poll() is not None)
+            recording.clear()
+            recording.fsync_fails("var/edge.sqlite3" if stored % 5 == 0 else "var/*", times=stored % 4 + 1)
+        recording.clear()
+        assert writer.wait(60) == 0
+    refused = [line for line in marks.read_text().splitlines() if line.startswith("refused")]
+    assert len(refused) > 20
+    assert all("disk_I/O_error" in line for line in refused)
+    assert all_lost(recording.log, tmp_path / "after", CUTS, seed=3) == []
 
 
 def test_the_simulation_notices_a_store_that_does_not_sync(recording: Shim, tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
-"""What runs under the shim: `python -m tests.torture.writers NAME FOLDER …`. Each says in the file `marks` what it
-takes for done, so that a test can hold the disk to it."""
+"""What runs under the shim: `python -m tests.torture.writers NAME FOLDER …`. Each says in the file `marks`
+what it takes for done, so that a test can hold the disk to it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from edge.record.store import Store
 from edge.types import Candidate, FileStamp, Identity, Verdict
 
 MARKS = "marks"
+GO = "go"
 SINKS = ("mqtt", "file")
 MOST_TRIES = 2000
 
@@ -68,21 +69,25 @@ def stream(folder: Path, verdicts: str, synchronous: str = "FULL") -> None:
     store.close()
 
 
-def stubborn(folder: Path, verdicts: str) -> None:
-    """Verdicts one by one, each tried until it is stored; says when it is refused, and why."""
+def stubborn(folder: Path, verdicts: str, pause_at: str = "-1") -> None:
+    """Verdicts one by one, each tried until it is stored; says when it is refused, and why.
+
+    Before verdict `pause_at` it waits for the file `go`.
+    """
     mark = Marks(folder)
     mark("began")
     store = Store(folder / "var" / "edge.sqlite3", SINKS)
     for number in range(int(verdicts)):
+        while number == int(pause_at) and not (folder / GO).exists():
+            time.sleep(0.005)
         for _ in range(MOST_TRIES):
             try:
                 add(store, range(number, number + 1))
                 break
             except EdgeError as error:
-                assert error.retryable, error
-                before = store.counts()["frame"].get("OK", 0)
-                assert before == number, "a refused verdict was counted"
-                mark("refused", f"id{number:06d}", error.message)
+                if not error.retryable or store.counts()["frame"].get("OK", 0) != number:
+                    raise
+                mark("refused", f"id{number:06d}", error.message.replace(" ", "_"))
                 time.sleep(0.01)
         else:
             raise SystemExit(f"{number}: never stored")
