@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,6 +17,8 @@ from edge.buffer import Buffer
 from edge.config import Settings, Source
 from edge.decode import Limits
 from edge.decode.workers import DecodeWorkers
+from edge.engine_loss import EngineLoss, EngineWatch
+from edge.inflight import InFlight
 from edge.intake.backlog import Backlog
 from edge.intake.naming import compile_naming
 from edge.intake.scan import FolderScan, ScanRule
@@ -25,13 +28,19 @@ from edge.pipeline import Inspector, PrepareJob, prepare_file, warm_up
 from edge.preprocess import MaskSpec
 from edge.publish.mqtt import MqttSink
 from edge.publish.outbox import Delivery
+from edge.recipes import open_on_cpu
 from edge.record.store import Store
 from edge.recording import EvidenceRule, PartRule, RecordStage
 from edge.stages import MOST_PIXELS_WAITING, DecodeStage, InspectStage, Judged, Prepared, Route
+from edge.types import Candidate
 
 DATABASE = "edge.sqlite3"
 EVIDENCE = "evidence"
-STUCK_AFTER_TIMEOUTS = 3.0  # files are out, each with its time limit, and none came back: the pool hangs
+IN_FLIGHT = "in-flight"  # folder of notes, see edge.inflight
+FAULTS = "fault.log"  # what the interpreter says as it dies of a fault in native code
+# Files are out, each with a time limit to be read and one to be decoded, and none came back: the pool hangs
+STUCK_AFTER_TIMEOUTS = 2.0
+STUCK_SLACK_S = 20.0  # a worker that has to be started, or does not take its job
 MQTT = "mqtt"  # the sink's name in outbox and metrics
 
 
@@ -64,6 +73,7 @@ def wire(
     settings: Settings,
     inspectors: Mapping[str, Inspector],
     store: Store,
+    journal: InFlight,
     metrics: Metrics,
     *,
     describe: Callable[[], Mapping[str, Any]],
@@ -88,6 +98,11 @@ def wire(
     judged: Buffer[Judged] = Buffer(MOST_PIXELS_WAITING)
     wake = threading.Event()
     returns = {intake.name: intake for intake in intakes}
+
+    def done(candidate: Candidate) -> None:
+        journal.leave(candidate)
+        returns[candidate.source].done(candidate)
+
     return Line(
         settings=settings,
         inspectors=inspectors,
@@ -102,11 +117,19 @@ def wire(
             workers,
             returns,
             prepared,
-            stuck_s=STUCK_AFTER_TIMEOUTS * runtime.decode_timeout_s,
+            journal=journal,
+            stuck_s=STUCK_AFTER_TIMEOUTS * runtime.decode_timeout_s + STUCK_SLACK_S,
             meter=metrics,
             log=log,
         ),
-        inspect=InspectStage(routes, prepared, judged, batch_frames=runtime.batch_frames, log=log),
+        inspect=InspectStage(
+            routes,
+            prepared,
+            judged,
+            batch_frames=runtime.batch_frames,
+            watch=EngineWatch(EngineLoss(settings, open_on_cpu=open_on_cpu, meter=metrics, log=log)),
+            log=log,
+        ),
         record=RecordStage(
             judged,
             store,
@@ -118,7 +141,7 @@ def wire(
             evidence_rule=EvidenceRule(settings.paths.state / EVIDENCE, settings.evidence.keep_ok_ratio),
             meter=metrics,
             wake_delivery=wake.set,
-            done={intake.name: intake.done for intake in intakes},
+            done=done,
             log=log,
         ),
         deliveries=_deliveries(settings, store, metrics, wake, describe, state, requests, log),
@@ -146,6 +169,7 @@ def _intake(source: Source, store: Store, backlog: Backlog, metrics: Metrics, lo
         settle_s=source.settle_s,
         rescan_s=source.rescan_s,
         marker=source.marker,
+        mount=source.mount,
     )
     scan = FolderScan(rule, recorded=lambda path, stamp: store.is_recorded(source.name, path, stamp))
     return SourceIntake(scan, backlog, watch=source.watch, meter=metrics, log=log)
@@ -204,6 +228,7 @@ def describe(settings: Settings, inspectors: Mapping[str, Inspector]) -> dict[st
                 "calibrationSha256": inspector.model.calibration_sha256,
                 "runtime": inspector.model.runtime,
                 "precision": inspector.model.precision,
+                "engineReplacedBecause": inspector.replaced_because or None,
                 "views": {
                     view: {"basis": limits.basis, "falseRejectBound": limits.false_reject_bound}
                     for view, limits in (inspector.calibration.views if inspector.calibration else {}).items()
@@ -225,7 +250,7 @@ def status(line: Line, store: Store, started_unix_s: float) -> dict[str, Any]:
         "backlog": {
             intake.name: {
                 "waiting": intake.waiting,
-                "unavailable": intake.unavailable or None,
+                "unavailable": intake.trouble(time.monotonic()) or None,
             }
             for intake in line.intakes
         },

@@ -6,6 +6,7 @@ non-zero exit code and be started again.
 
 from __future__ import annotations
 
+import faulthandler
 import fcntl
 import json
 import os
@@ -14,7 +15,9 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any, Literal
@@ -26,6 +29,7 @@ from edge.artifacts import make_folder
 from edge.check import check_sources
 from edge.config import Settings, load
 from edge.errors import CannotWriteError, ConfigError, EdgeError, TryAgainError
+from edge.inflight import InFlight
 from edge.observe.health import Health
 from edge.observe.metrics import Metrics
 from edge.observe.notify import sd_notify, watchdog_interval_s
@@ -36,6 +40,7 @@ from edge.running import Running
 
 EXIT_OK = 0
 EXIT_INTERNAL = 70
+MOST_FAULT_CHARS = 4000
 
 Replacement = tuple[Settings, dict[str, Inspector]]
 
@@ -53,6 +58,7 @@ class Daemon:
         self._stopping = False
         self._exit_code = EXIT_OK
         self._ended_well = True
+        self._crashed = False  # by an error that nobody foresaw
         self._generation = 0
         self._last_reload: dict[str, Any] | None = None
         self._started_unix_s = time.time()
@@ -63,12 +69,17 @@ class Daemon:
         Raises:
             EdgeError: it cannot start.
         """
-        lock = lock_site(self._settings.paths.state)
-        store = Store(self._settings.paths.state / app.DATABASE, app.sinks(self._settings))
+        state = self._settings.paths.state
+        lock = lock_site(state)
+        faulted = watch_faults(state / app.FAULTS, self._log)
+        self._journal = InFlight(state / app.IN_FLIGHT, faulted=faulted)
+        if self._journal.suspects:
+            self._log.warning("daemon.suspects", files=self._journal.suspects, faulted=faulted)
+        store = Store(state / app.DATABASE, app.sinks(self._settings))
         try:
             store.restart_part_clocks(time.time())
             self._catch_signals()
-            inspectors = open_recipes(self._settings)
+            inspectors = open_recipes(self._settings, self._note_engine)
             with Pulse(self._health, self._environ):
                 self._run_lines(self._started(self._settings, inspectors, store), store)
         finally:
@@ -94,6 +105,8 @@ class Daemon:
             replacement = self._wait()
             old = running.line
             self._ended_well &= running.stop()
+            if not self._crashed:  # else the notes say which files were under way
+                self._journal.leave_all()
             if replacement is None or self._stopping:
                 return
             try:
@@ -149,10 +162,13 @@ class Daemon:
             settings = load(self._settings.file)
             check_reloadable(self._settings, settings)
             check_sources(settings)
-            return settings, open_recipes(settings)
+            return settings, open_recipes(settings, self._note_engine)
         except EdgeError as error:
             self._refuse(error)
             return None
+
+    def _note_engine(self, sentence: str) -> None:
+        self._log.warning("engine.note", note=sentence)
 
     def _refuse(self, error: EdgeError) -> None:
         self._metrics.reload_failures.inc()
@@ -170,6 +186,7 @@ class Daemon:
             settings,
             inspectors,
             store,
+            self._journal,
             self._metrics,
             describe=lambda: app.describe(settings, inspectors),
             state=lambda: self.status(line, store),
@@ -215,6 +232,9 @@ class Daemon:
         """A loop ended by an error it could not handle: stop, and let systemd start afresh."""
         self._log.critical("loop.failed", loop=name, error=str(error), exc_info=error)
         self._exit_code = error.exit_code if isinstance(error, EdgeError) else EXIT_INTERNAL
+        if not isinstance(error, EdgeError):
+            self._crashed = True
+            report_fault(self._settings.paths.state / app.FAULTS, error)
         self.request_stop()
 
     def _catch_signals(self) -> None:
@@ -277,6 +297,25 @@ def lock_site(state: Path) -> IO[str]:
             hint="stop it first (systemctl stop edge), or give this one its own paths.state",
         ) from None
     return lock
+
+
+def watch_faults(file: Path, log: Any) -> bool:
+    """Have the interpreter write to `file` where it was when native code ends it; says whether the last run
+    ended so. That report is logged and kept beside it."""
+    faulted = False
+    with suppress(OSError):  # a disk that is full or read-only has other ways of saying so
+        if file.is_file() and file.stat().st_size:
+            faulted = True
+            log.critical("daemon.faulted", report=file.read_text(errors="replace")[:MOST_FAULT_CHARS])
+            file.replace(file.with_suffix(".old"))
+        faulthandler.enable(file.open("w"))
+    return faulted
+
+
+def report_fault(file: Path, error: BaseException) -> None:
+    """Leave word of an error that nobody foresaw for the next start, as of a fault in native code."""
+    with suppress(OSError), file.open("a") as report:
+        traceback.print_exception(error, file=report)
 
 
 def check_reloadable(old: Settings, new: Settings) -> None:

@@ -46,7 +46,8 @@ class Housekeeping:
     def step(self) -> None:
         """One round; what fails is logged and tried again next time."""
         for intake in self._line.intakes:
-            self._health.set(f"source:{intake.name}", not intake.unavailable, intake.unavailable)
+            trouble = intake.trouble(self._clock())
+            self._health.set(f"source:{intake.name}", not trouble, trouble)
         self._metrics.workers_restarted(self._line.workers.take_restarts())
         state = self._line.settings.paths.state
         with contextlib.suppress(OSError):  # the alert on a stale value says it better than a crash

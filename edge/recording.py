@@ -83,7 +83,7 @@ class RecordStage:
         evidence_rule: EvidenceRule,
         meter: RecordMeter,
         wake_delivery: Callable[[], None],
-        done: Mapping[str, Callable[[Candidate], None]],
+        done: Callable[[Candidate], None],
         log: Any,
         clock: Callable[[], float] = time.monotonic,
         unix_clock: Callable[[], float] = time.time,
@@ -160,7 +160,7 @@ class RecordStage:
                         parts.append(part)
         record_s = (self._clock() - began) / len(drafts)
         for draft in drafts:
-            self._done[draft.file.candidate.source](draft.file.candidate)
+            self._done(draft.file.candidate)
         for draft in written:
             for result, verdict in draft.verdicts:
                 self._report(draft.file, result, verdict, record_s)
@@ -171,7 +171,7 @@ class RecordStage:
         created = self._unix_clock()
         result_id = str(ULID.from_timestamp(created))
         total_s = self._clock() - file.candidate.settled_s
-        model = file.route.inspector.model
+        model = file.model
         payload = frame_payload(
             result_id=result_id,
             created_unix_s=created,

@@ -13,11 +13,12 @@ from typing import Any, Protocol, TypeVar
 
 from edge.buffer import Buffer
 from edge.decode import Limits
+from edge.engine_loss import EngineWatch
 from edge.errors import DataError, EdgeError, IncompleteError
 from edge.intake.backlog import Backlog
 from edge.intake.naming import Naming, printable
 from edge.pipeline import Inspection, Inspector, PrepareJob
-from edge.types import Candidate, Frame, Identity, ImageInfo, Judgement, Score
+from edge.types import Candidate, Frame, Identity, ImageInfo, Judgement, ModelInfo, Score
 
 MOST_PIXELS_WAITING = 64e6  # in each buffer: 256 MB of float32
 DECODE_TRIES = 2  # of a file on which the decoder crashed or hung
@@ -26,7 +27,11 @@ PUT_S = 1.0  # between two beats while the next stage has no room
 
 # Faults of this machine or of the mount, or a recipe that waits for a reload: the file is tried again for as
 # long as they last
-NOT_THE_FILES_FAULT = {"permission_denied", "unreadable_now", "no_shared_memory", "engine_replaced"}
+NOT_THE_FILES_FAULT = {
+    "permission_denied", "unreadable_now", "read_timeout", "no_shared_memory", "engine_replaced",
+}  # fmt: skip
+# A source whose files cannot be read in time rests, so that it does not keep workers from other sources
+REST_S = (30.0, 300.0)  # at first, at most
 
 
 Beat = Callable[[], None]
@@ -93,6 +98,7 @@ class Judged:
     candidate: Candidate
     route: Route
     results: tuple[FrameResult, ...]
+    model: ModelInfo  # that judged them: the route's inspector may have another engine by the time of record
 
     @property
     def pixels(self) -> int:
@@ -105,6 +111,22 @@ class Returns(Protocol):
     def postpone(self, candidate: Candidate) -> None: ...
 
     def forget(self, candidate: Candidate) -> None: ...
+
+    def stalled(self, why: str) -> None:
+        """Its files cannot be read in time; empty: they can again."""
+        ...
+
+
+class Journal(Protocol):
+    """Which files are under way, see `edge.inflight.InFlight`."""
+
+    def is_condemned(self, candidate: Candidate) -> bool: ...
+
+    def admits(self, candidate: Candidate) -> bool: ...
+
+    def enter(self, candidate: Candidate) -> None: ...
+
+    def leave(self, candidate: Candidate, *, judged: bool = True) -> None: ...
 
 
 class Workers(Protocol):
@@ -138,16 +160,19 @@ class DecodeStage:
         returns: Mapping[str, Returns],
         prepared: Buffer[Prepared],
         *,
+        journal: Journal,
         stuck_s: float,
         meter: StageMeter,
         log: Any,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._stuck_s = stuck_s
+        self._journal, self._stuck_s = journal, stuck_s
         self._routes, self._backlog, self._workers, self._returns = routes, backlog, workers, returns
         self._prepared, self._meter, self._log, self._clock = prepared, meter, log, clock
         self._finished: queue.SimpleQueue[tuple[Candidate, float, Future[list[Frame]]]] = queue.SimpleQueue()
         self._tries: Counter[tuple[str, str]] = Counter()  # (source, path)
+        self._waiting: Candidate | None = None  # taken from the backlog, and not admitted yet
+        self._resting: dict[str, tuple[float, float]] = {}  # source: until when, how long
         self.in_flight = 0
         self._progress_s = clock()  # when a file last came back, or none was out
 
@@ -178,12 +203,40 @@ class DecodeStage:
         moved = False
         # one job more than there are workers, so that none waits for this loop
         while self.in_flight <= self._workers.workers and self._prepared.has_room():
-            candidate = self._backlog.take()
+            candidate = self._next()
             if candidate is None:
                 break
-            self._start(candidate)
+            self._journal.enter(candidate)
+            if self._journal.is_condemned(candidate):
+                self._condemn(candidate)
+            else:
+                self._start(candidate)
             moved = True
         return moved
+
+    def _next(self) -> Candidate | None:
+        """The next file that may be taken."""
+        now_s = self._clock()
+        resting = [source for source, (until_s, _) in self._resting.items() if now_s < until_s]
+        candidate = self._waiting or self._backlog.take(resting)
+        self._waiting = None
+        if candidate is not None and not self._journal.admits(candidate):
+            self._waiting, candidate = candidate, None
+        return candidate
+
+    def _condemn(self, candidate: Candidate) -> None:
+        """A file that ended the daemon again and again gets its verdict without being looked at."""
+        future: Future[list[Frame]] = Future()
+        future.set_exception(
+            DataError(
+                f"{printable(candidate.path)}: the daemon died each time it inspected this file",
+                hint="keep the file and report it",
+                reason="inspection_crashed",
+            )
+        )
+        self.in_flight += 1
+        self._tries[candidate.source, candidate.path] += 1
+        self._finished.put((candidate, self._clock() - candidate.settled_s, future))
 
     def _start(self, candidate: Candidate) -> None:
         route = self._routes[candidate.source]
@@ -209,10 +262,10 @@ class DecodeStage:
         """What goes on to inspection; None if the file goes back or is tried again."""
         times = {"settle_s": candidate.settled_s - candidate.first_seen_s, "queue_s": queue_s}
         if future.cancelled():  # the workers ended, which is not the file's fault
-            del self._tries[candidate.source, candidate.path]
-            self._returns[candidate.source].postpone(candidate)
+            self._give_back(candidate)
             return None
         error = future.exception()
+        self._watch_reading(candidate.source, error)
         if error is not None and self._may_yet_work(candidate, error):
             return None
         del self._tries[candidate.source, candidate.path]
@@ -231,6 +284,7 @@ class DecodeStage:
             self._meter.rejected(candidate.source, error.reason)
             self._log.warning("frame.vanished", source=candidate.source, path=candidate.path)
             del self._tries[candidate.source, candidate.path]
+            self._journal.leave(candidate, judged=False)
             source.forget(candidate)
             return True
         not_its_fault = error.reason in NOT_THE_FILES_FAULT
@@ -240,8 +294,7 @@ class DecodeStage:
         if not_its_fault or isinstance(error, IncompleteError):
             age_s = self._clock() - candidate.unchanged_since_s
             if not_its_fault or age_s < self._routes[candidate.source].incomplete_after_s:
-                del self._tries[candidate.source, candidate.path]
-                source.postpone(candidate)
+                self._give_back(candidate)
                 return True
             return False
         if self._tries[candidate.source, candidate.path] < DECODE_TRIES:
@@ -249,6 +302,23 @@ class DecodeStage:
             self._start(candidate)
             return True
         return False
+
+    def _give_back(self, candidate: Candidate) -> None:
+        del self._tries[candidate.source, candidate.path]
+        self._journal.leave(candidate, judged=False)
+        self._returns[candidate.source].postpone(candidate)
+
+    def _watch_reading(self, source: str, error: BaseException | None) -> None:
+        """A mount that hangs costs a worker its whole time limit for each file: its source rests a while."""
+        if isinstance(error, EdgeError) and error.reason == "read_timeout":
+            rest_s = min(REST_S[1], 2 * self._resting[source][1]) if source in self._resting else REST_S[0]
+            self._resting[source] = self._clock() + rest_s, rest_s
+            self._returns[source].stalled(error.message)
+            self._log.error("source.stalled", source=source, error=error, next_try_s=rest_s)
+        elif source in self._resting:
+            del self._resting[source]
+            self._returns[source].stalled("")
+            self._log.info("source.reads_again", source=source)
 
 
 class InspectStage:
@@ -261,13 +331,18 @@ class InspectStage:
         judged: Buffer[Judged],
         *,
         batch_frames: int,
+        watch: EngineWatch,
         log: Any,
     ) -> None:
         self._routes, self._prepared, self._judged = routes, prepared, judged
-        self._batch_frames, self._log = batch_frames, log
+        self._batch_frames, self._watch, self._log = batch_frames, watch, log
 
     def step(self, wait_s: float = WAIT_S, beat: Beat = no_beat) -> bool:
-        """Take some prepared files, judge them, pass them on; says whether there were any."""
+        """Take some prepared files, judge them, pass them on; says whether there were any.
+
+        Raises:
+            EngineLostError: no frame can be judged any more; those that were taken have no verdict.
+        """
         files = self._prepared.take(self._batch_frames, MOST_PIXELS_WAITING / 2, wait_s)
         for source in dict.fromkeys(file.candidate.source for file in files):
             route = self._routes[source]
@@ -279,11 +354,12 @@ class InspectStage:
     def _inspect(self, route: Route, files: Sequence[Prepared], beat: Beat) -> list[Judged]:
         named = [self._name(route, file) for file in files]
         frames = [frame for _, frames, _ in named for frame in frames]
+        self._watch.check_now_and_then(route.recipe, route.inspector)
         inspections = iter(self._judge(route, frames, beat))
         judged = []
         for file, kept, failures in named:
             results = [*failures, *(self._result(file, next(inspections)) for _ in kept)]
-            judged.append(Judged(file.candidate, route, tuple(results)))
+            judged.append(Judged(file.candidate, route, tuple(results), route.inspector.model))
         return judged
 
     def _name(self, route: Route, file: Prepared) -> tuple[Prepared, list[Frame], list[FrameResult]]:
@@ -308,13 +384,27 @@ class InspectStage:
     def _judge(
         self, route: Route, frames: Sequence[Frame], beat: Beat
     ) -> list[Inspection | tuple[Frame, EdgeError]]:
-        """Judge all together; if that fails, one by one, so that one frame cannot spoil the others."""
+        """Judge all together; if that fails, one by one, so that one frame cannot spoil the others.
+
+        Whenever it fails, or a score is no number, the engine is held to its golden pair: if it is the
+        engine's fault, the frames are judged again by the one that takes its place.
+        """
+        failed, found = "", list[Inspection | tuple[Frame, EdgeError]]()
         try:
-            return list(route.inspector.inspect(frames, beat))
+            inspections = list(route.inspector.inspect(frames, beat))
+            found = [*inspections]
+            if not any("score_not_finite" in one.judgement.reasons for one in inspections):
+                return found
         except Exception as error:  # whatever engines, OpenCV and numpy raise costs the frame, not the daemon
-            self._log.error("inference.failed", recipe=route.recipe, frames=len(frames), error=str(error))
-            if len(frames) == 1:
-                return [(frames[0], DataError(f"inference failed: {error}", reason="inference_failed"))]
+            failed = str(error) or type(error).__name__
+            self._log.error("inference.failed", recipe=route.recipe, frames=len(frames), error=failed)
+        suspicion = f"inference failed: {failed}" if failed else "a score is no number"
+        if self._watch.was_replaced(route.recipe, route.inspector, suspicion):
+            return self._judge(route, frames, beat)
+        if not failed:
+            return found
+        if len(frames) == 1:
+            return [(frames[0], DataError(suspicion, reason="inference_failed"))]
         return [result for frame in frames for result in self._judge(route, [frame], beat)]
 
     @staticmethod

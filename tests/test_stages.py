@@ -2,6 +2,7 @@
 
 import os
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -12,7 +13,9 @@ import tifffile
 
 from edge.buffer import Buffer
 from edge.decode import Limits
+from edge.engine_loss import EngineWatch, OnLoss, end_the_process
 from edge.errors import CannotWriteError, DataError, EdgeError, IncompleteError, UnavailableError
+from edge.inflight import InFlight
 from edge.intake.backlog import Backlog
 from edge.intake.naming import compile_naming
 from edge.judge.exchangeability import log_martingale
@@ -79,43 +82,60 @@ class Returned:
     def forget(self, candidate: Candidate) -> None:
         self.forgotten.append(candidate.path)
 
+    def stalled(self, why: str) -> None:
+        self.trouble = why
+
 
 class Rig:
     """A line without its loops."""
 
-    def __init__(self, folder: Path, runtime: FakeRuntime | None = None) -> None:
+    def __init__(
+        self, folder: Path, runtime: FakeRuntime | None = None, on_loss: OnLoss = end_the_process,
+        *, faulted: bool = False,
+    ) -> None:  # fmt: skip
         self.folder, self.clock, self.meter, self.returned = folder, FakeClock(), Meter(), Returned()
         bundle = fake_bundle(folder / "bundle")
         inspector = Inspector(bundle, runtime or FakeRuntime(), fake_calibration(bundle, ["1", "2"]))
         route = Route("s", "r", compile_naming("{part}_{view}"), inspector, Limits(10**6, 4), 10.0)
         log = structlog.get_logger()
-        self.backlog, self.workers = Backlog({"s": "oldest"}), InPlace()
+        routes = {name: replace(route, source=name) for name in ("s", "other")}
+        self.backlog, self.workers = Backlog(dict.fromkeys(routes, "oldest")), InPlace()
         prepared, judged = Buffer(1e9), Buffer(1e9)
+        self.journal = InFlight(folder / "in-flight", faulted=faulted)
         self.store = Store(folder / "edge.sqlite3", ["mqtt"])
         self.decode = DecodeStage(
-            {"s": route}, self.backlog, self.workers, {"s": self.returned}, prepared,
-            stuck_s=60, meter=self.meter, log=log, clock=self.clock,
+            routes, self.backlog, self.workers, dict.fromkeys(routes, self.returned), prepared,
+            journal=self.journal, stuck_s=60, meter=self.meter, log=log, clock=self.clock,
         )  # fmt: skip
-        self.inspect = InspectStage({"s": route}, prepared, judged, batch_frames=8, log=log)
+        watch = EngineWatch(on_loss, clock=self.clock)
+        self.inspect = InspectStage(routes, prepared, judged, batch_frames=8, watch=watch, log=log)
         self.record = RecordStage(
             judged, self.store, station="t", parts={"r": PartRule(("1", "2"), 30.0)},
             evidence_rule=EvidenceRule(folder / "evidence", 0.0), meter=self.meter,
-            wake_delivery=lambda: None, done={"s": lambda candidate: None},
+            wake_delivery=lambda: None, done=self.journal.leave,
             log=log, clock=self.clock, unix_clock=self.clock,
         )  # fmt: skip
 
-    def add(self, name: str, *, defect: bool = False, cut: int = 0, since_s: float | None = None) -> Path:
+    def add(
+        self, name: str, *, defect: bool = False, cut: int = 0, since_s: float | None = None,
+        source: str = "s",
+    ) -> Path:  # fmt: skip
         file = self.folder / "in" / name
         file.parent.mkdir(exist_ok=True)
         write_frame(self.folder / "scratch.png", defect=defect).replace(file)
         if cut:
             file.write_bytes(file.read_bytes()[:-cut])
+        self.find(name, since_s, source)
+        return file
+
+    def find(self, name: str, since_s: float | None = None, source: str = "s") -> None:
+        """Queue a file that is there."""
+        file = self.folder / "in" / name
         info = file.stat()
         now = self.clock()
         stamp = FileStamp(info.st_size, info.st_mtime_ns)
         since = now if since_s is None else since_s
-        self.backlog.add([Candidate("s", name, file, stamp, now, since, now)])
-        return file
+        self.backlog.add([Candidate(source, name, file, stamp, now, since, now)])
 
     def run(self) -> list[dict]:
         while self.decode.step(0.0):
@@ -419,3 +439,59 @@ def test_a_line_that_was_given_up_on_writes_nothing(rig: Rig) -> None:
     with pytest.raises(Ended):
         rig.record.step(0.0, beat=ended)
     assert rig.store.latest(5) == []
+
+
+def test_a_file_that_ended_the_daemon_twice_gets_its_verdict_unseen(tmp_path: Path) -> None:
+    first = Rig(tmp_path)
+    first.add("P1_1.png")
+    first.decode.step()  # and here native code faults
+    second = Rig(tmp_path, faulted=True)
+    second.find("P1_1.png")
+    second.add("P2_1.png")
+    second.decode.step()
+    assert second.workers.jobs == 1  # the suspect, alone
+    third = Rig(tmp_path, faulted=True)
+    third.find("P1_1.png")
+    third.find("P2_1.png")
+    third.run()
+    reasons = {payload["image"]["path"]: payload["reasons"] for payload in third.run()}
+    assert reasons == {"P1_1.png": ["inspection_crashed"], "P2_1.png": []}
+    assert third.workers.jobs == 1
+    assert Rig(tmp_path).journal.suspects == 0
+
+
+HUNG = DataError("reading took longer than 25 s", reason="read_timeout", retryable=True)
+
+
+def test_a_source_that_cannot_be_read_in_time_rests_and_others_go_on(rig: Rig) -> None:
+    for number in range(9):
+        rig.add(f"P{number}_1.png")
+    rig.workers.faults = [HUNG] * 9
+    rig.run()
+    assert rig.workers.jobs <= 2  # one, and what was on its way already
+    assert rig.meter.frames == []
+    assert "25 s" in rig.returned.trouble
+    rig.workers.faults = []
+    rig.add("P4_1.png", source="other")
+    (verdict,) = rig.run()
+    assert verdict["partId"] == "P4"
+    rig.clock.advance(301)
+    assert len(rig.run()) > 1
+    assert rig.returned.trouble == ""
+
+
+def test_a_resting_source_is_tried_less_and_less_often(rig: Rig) -> None:
+    tried_s = []
+    for number in range(1200):
+        jobs = rig.workers.jobs
+        rig.backlog.take()
+        rig.add(f"P{number}_1.png")
+        rig.workers.faults = [HUNG]
+        rig.run()
+        if rig.workers.jobs > jobs:
+            tried_s.append(rig.clock())
+        rig.clock.advance(1.0)
+    gaps = np.diff(tried_s)
+    assert gaps[0] == pytest.approx(30, abs=1)
+    assert max(gaps) == pytest.approx(300, abs=1)
+    assert (np.diff(gaps) >= 0).all()

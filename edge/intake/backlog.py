@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Literal
 
 from edge.types import Candidate
@@ -31,13 +31,13 @@ class Backlog:
                 key = sign * candidate.stamp.mtime_ns
                 heapq.heappush(self._heaps[candidate.source], (key, next(self._count), candidate))
 
-    def take(self) -> Candidate | None:
-        """The next file, or None; no source waits behind another's backlog."""
+    def take(self, resting: Container[str] = ()) -> Candidate | None:
+        """The next file, or None; no source waits behind another's backlog, nor for one that rests."""
         with self._lock:
             for _ in self._heaps:
-                heap = self._heaps[next(self._turn)]
-                if heap:
-                    return heapq.heappop(heap)[2]
+                source = next(self._turn)
+                if self._heaps[source] and source not in resting:
+                    return heapq.heappop(self._heaps[source])[2]
         return None
 
     def depth(self, source: str) -> int:

@@ -9,6 +9,7 @@ change.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fnmatch
 import os
 import stat
@@ -37,6 +38,7 @@ class ScanRule:
     settle_s: float = 1.0
     rescan_s: float = 5.0
     marker: str | None = None  # "NAME + marker" must exist, such as ".done"
+    mount: Path | None = None  # a file system must be mounted there, or the folder counts as unavailable
 
 
 @dataclass(slots=True)
@@ -117,6 +119,8 @@ class FolderScan:
             del self._files[candidate.path]
 
     def _rescan(self, now_s: float) -> None:
+        if self.rule.mount is not None and not os.path.ismount(self.rule.mount):
+            raise OSError(errno.ENOTCONN, f"nothing is mounted at {self.rule.mount}")
         present = set()
         for path in self._list():
             present.add(path)

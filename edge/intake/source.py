@@ -17,6 +17,7 @@ from edge.types import Candidate
 WatchMode = Literal["auto", "native", "polling"]
 LONGEST_WAIT_S = 1.0  # between two steps, so that health and stop are looked at
 UNAVAILABLE_WAIT_S = 2.0
+HUNG_AFTER_S = 20.0  # a folder that does not answer for so long hangs
 
 
 class IntakeMeter(Protocol):
@@ -42,11 +43,14 @@ class SourceIntake:
     ) -> None:
         self.name = scan.rule.source
         self.unavailable = ""  # why the folder cannot be listed; empty when it can
+        self._stalled = ""  # why its files cannot be read
+        self._looking_since_s: float | None = None  # when the step that is under way began
         self._scan, self._backlog, self._meter, self._log, self._clock = scan, backlog, meter, log, clock
         self._wake = threading.Event()
         self._hints = Hints(scan.rule.directory, self._wake.set)
         self._watch: NativeWatch | None = None
-        self._native = watch == "native" or (watch == "auto" and not is_network_mount(scan.rule.directory))
+        self._mode = watch
+        self._native: bool | None = None  # not known before the folder is looked at, which may hang
         self._rescan = threading.Event()
         self._returned: queue.SimpleQueue[tuple[Candidate, Literal["postpone", "forget", "done"]]]
         self._returned = queue.SimpleQueue()
@@ -65,6 +69,18 @@ class SourceIntake:
         """Its verdict is stored."""
         self._returned.put((candidate, "done"))
 
+    def stalled(self, why: str) -> None:
+        """Its files cannot be read in time; empty: they can again."""
+        self._stalled = why
+
+    def trouble(self, now_s: float) -> str:
+        """Why no frames can be had from this source; empty when all is well."""
+        since_s = self._looking_since_s
+        if since_s is not None and now_s - since_s > HUNG_AFTER_S:
+            directory = self._scan.rule.directory
+            return f"source {self.name!r}: {directory} has not answered for {now_s - since_s:.0f} s"
+        return self.unavailable or (self._stalled and f"source {self.name!r}: {self._stalled}")
+
     def rescan(self) -> None:
         """List the whole folder at once."""
         self._rescan.set()
@@ -72,6 +88,13 @@ class SourceIntake:
 
     def step(self, now_s: float) -> int:
         """Take back what returned, look at the folder, queue what is ready; gives how many files that was."""
+        self._looking_since_s = now_s
+        try:
+            return self._step(now_s)
+        finally:
+            self._looking_since_s = None
+
+    def _step(self, now_s: float) -> int:
         while not self._returned.empty():
             candidate, what = self._returned.get()
             self._out -= 1
@@ -99,7 +122,10 @@ class SourceIntake:
         return len(ready)
 
     def run(self, stop: threading.Event, beat: Callable[[], None] = lambda: None) -> None:
-        """Step until `stop`; sleeps until something is due or the folder changed."""
+        """Step until `stop`; sleeps until something is due or the folder changed.
+
+        A folder on a mount that hangs holds this loop up, and no other: `trouble` says so.
+        """
         while not stop.is_set():
             beat()
             self._wake.clear()
@@ -126,8 +152,11 @@ class SourceIntake:
         if self.unavailable:
             self._log.info("source.available", source=self.name)
             self.unavailable = ""
+        rule = self._scan.rule
+        if self._native is None:
+            auto = self._mode == "auto" and not is_network_mount(rule.directory)
+            self._native = self._mode == "native" or auto
         if self._native and self._watch is None:
-            rule = self._scan.rule
             try:
                 self._watch = NativeWatch(rule.directory, recursive=rule.recursive, hints=self._hints)
             except OSError as error:

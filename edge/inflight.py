@@ -1,0 +1,114 @@
+"""Which files are on their way through the daemon, so that one that takes all of it down is known at the
+next start.
+
+Decoders run in processes of their own, but the engine does not: a fault in native code ends the daemon, and
+systemd starts it again, with the same file first. Each file that is taken leaves a small note on disk, which
+goes when its verdict is stored. Notes that are left at a start name the suspects: each is then inspected with
+nothing else under way, and one with which the daemon dies again is not tried any more.
+
+Notes are not synced: they survive the death of the process, which is what they are for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge.types import Candidate, FileStamp
+
+# That a daemon was killed from outside says nothing of the file; that it happens so often with the same file
+# alone does. Where native code faulted, the first time alone is the second try, and enough.
+MOST_DEATHS_ALONE = 3
+
+
+@dataclass(frozen=True, slots=True)
+class _Name:
+    """A file as it was: with new content it is no suspect."""
+
+    source: str
+    path: str
+    stamp: FileStamp
+
+
+class InFlight:
+    """Safe from any thread. `faulted`: the last run ended by a fault in native code."""
+
+    def __init__(self, folder: Path, *, faulted: bool = False) -> None:
+        self._folder, self._lock = folder, threading.Lock()
+        self._inside: dict[_Name, bool] = {}  # whether it was alone
+        self._deaths = self._left_behind(MOST_DEATHS_ALONE if faulted else 1)
+
+    @property
+    def suspects(self) -> int:
+        """Files that were under way when the daemon died, and have no verdict yet."""
+        with self._lock:
+            return len(self._deaths)
+
+    def is_condemned(self, candidate: Candidate) -> bool:
+        """Whether the daemon died too often with this file."""
+        with self._lock:
+            return self._deaths.get(_name(candidate), 0) >= MOST_DEATHS_ALONE
+
+    def admits(self, candidate: Candidate) -> bool:
+        """Whether a file may be taken now: suspects go alone."""
+        with self._lock:
+            if _name(candidate) in self._deaths:
+                return not self._inside
+            return not any(self._inside.values())
+
+    def enter(self, candidate: Candidate) -> None:
+        """A file is taken."""
+        name = _name(candidate)
+        with self._lock:
+            alone = name in self._deaths
+            self._inside[name] = alone
+            note = {
+                "source": name.source, "path": name.path, "alone": alone, "deaths": self._deaths.get(name, 0),
+                "size_bytes": name.stamp.size_bytes, "mtime_ns": name.stamp.mtime_ns,
+            }  # fmt: skip
+            with suppress(OSError):  # a full disk must not keep frames from being inspected
+                self._folder.mkdir(parents=True, exist_ok=True)
+                self._note(name).write_text(json.dumps(note))
+
+    def leave(self, candidate: Candidate, *, judged: bool = True) -> None:
+        """Its verdict is stored, or (not judged) it went back to its source."""
+        name = _name(candidate)
+        with self._lock:
+            self._inside.pop(name, None)
+            if judged:
+                self._deaths.pop(name, None)
+            with suppress(OSError):
+                self._note(name).unlink(missing_ok=True)
+
+    def leave_all(self) -> None:
+        """The line that had taken files is gone; they will be found again."""
+        with self._lock:
+            for name in self._inside:
+                with suppress(OSError):
+                    self._note(name).unlink(missing_ok=True)
+            self._inside.clear()
+
+    def _left_behind(self, weight: int) -> dict[_Name, int]:
+        deaths: dict[_Name, int] = {}
+        for file in self._folder.glob("*.json"):
+            try:
+                note = json.loads(file.read_text())
+                stamp = FileStamp(int(note["size_bytes"]), int(note["mtime_ns"]))
+                name = _Name(str(note["source"]), str(note["path"]), stamp)
+                deaths[name] = int(note["deaths"]) + (weight if note["alone"] else 0)
+            except (OSError, ValueError, KeyError, TypeError):  # half written: it says nothing
+                with suppress(OSError):
+                    file.unlink()
+        return deaths
+
+    def _note(self, name: _Name) -> Path:
+        key = f"{name.source}\0{name.path}\0{name.stamp}".encode("utf-8", "surrogateescape")
+        return self._folder / f"{hashlib.sha256(key).hexdigest()[:32]}.json"
+
+
+def _name(candidate: Candidate) -> _Name:
+    return _Name(candidate.source, candidate.path, candidate.stamp)
