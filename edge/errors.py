@@ -79,6 +79,13 @@ class UnavailableError(EdgeError):
     reason = "unavailable"
 
 
+class EngineLostError(UnavailableError):
+    """An engine no longer gives its golden answers: the process must start afresh."""
+
+    retryable = False
+    reason = "engine_lost"
+
+
 class CannotWriteError(EdgeError):
     """A result cannot be written where it should go."""
 

@@ -295,6 +295,11 @@ class Inspector:
 
     def __init__(self, bundle: Bundle, runtime: Runtime, calibration: Calibration | None = None) -> None:
         self.bundle, self.runtime, self.calibration = bundle, runtime, calibration
+        self.replaced_because = ""  # of the runtime that the configuration asks for
+
+    def replace_runtime(self, runtime: Runtime, why: str) -> None:
+        """Go on with another engine of the same bundle; between two calls of `inspect`, by their thread."""
+        self.runtime, self.replaced_because = runtime, why
 
     @property
     def model(self) -> ModelInfo:

@@ -6,8 +6,10 @@ import tempfile
 
 from edge.config import Recipe, Settings
 from edge.errors import CannotWriteError, ConfigError, UsageError
-from edge.infer.bundle import MANIFEST, load_bundle
+from edge.infer.bundle import MANIFEST, Bundle, load_bundle
+from edge.infer.cache import Note, no_note
 from edge.infer.compile import open_runtime
+from edge.infer.runtime import Runtime
 from edge.intake.naming import Naming, compile_naming
 from edge.judge.calibration import Calibration
 from edge.options import check_recipe_name
@@ -17,8 +19,10 @@ from edge.renewal import calibration_to_load, engine_to_load
 COMPILED = "compiled"  # below paths.state
 
 
-def open_recipe(settings: Settings, name: str, *, calibrated: bool = True) -> Inspector:
+def open_recipe(settings: Settings, name: str, *, calibrated: bool = True, note: Note = no_note) -> Inspector:
     """Load, compile and prove a recipe's engine, and bind its calibration.
+
+    `note` is told what was wrong with compiled engines that were kept, and did not matter.
 
     Raises:
         ConfigError: no such recipe, or it expects views that are not calibrated.
@@ -45,8 +49,24 @@ def open_recipe(settings: Settings, name: str, *, calibrated: bool = True) -> In
         precision=settings.runtime.precision,
         threads=settings.runtime.threads,
         cache=settings.paths.state / COMPILED,
+        note=note,
     )
     return Inspector(bundle, runtime, calibration)
+
+
+def open_on_cpu(settings: Settings, bundle: Bundle, note: Note = no_note) -> Runtime:
+    """The CPU runtime of a bundle, whatever device the configuration names: for one that is lost.
+
+    Raises:
+        BundleError: its files are no longer those that were loaded.
+    """
+    return open_runtime(
+        bundle,
+        device="cpu",
+        threads=settings.runtime.threads,
+        cache=settings.paths.state / COMPILED,
+        note=note,
+    )
 
 
 def check_state(settings: Settings) -> None:
@@ -130,6 +150,7 @@ def value_range_of(settings: Settings, recipe: str) -> tuple[float, float] | Non
     return ranges.pop() if ranges else None
 
 
-def open_recipes(settings: Settings) -> dict[str, Inspector]:
+def open_recipes(settings: Settings, note: Note = no_note) -> dict[str, Inspector]:
     """All recipes that sources use, each opened once."""
-    return {name: open_recipe(settings, name) for name in {source.recipe for source in settings.source}}
+    names = {source.recipe for source in settings.source}
+    return {name: open_recipe(settings, name, note=note) for name in names}

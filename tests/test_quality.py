@@ -74,7 +74,7 @@ class Rig:
         )
         stamp = FileStamp(1, self._count)
         candidate = Candidate("s", f"{name}.png", Path(f"{name}.png"), stamp, 0, 0, NOON)
-        self._judged.put(Judged(candidate, route, (result,)), 1.0)
+        self._judged.put(Judged(candidate, route, (result,), route.inspector.model), 1.0)
 
     def run(self) -> None:
         while len(self._judged) or self.stage.holding:

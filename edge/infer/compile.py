@@ -12,6 +12,8 @@ from edge.infer.cache import CompiledCache, Note, no_note
 from edge.infer.runtime import Runtime
 from edge.types import FloatImage
 
+CPU_RUNTIME = "openvino"  # what device = "cpu" gives
+
 
 def open_runtime(
     bundle: Bundle,

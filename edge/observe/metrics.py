@@ -136,6 +136,12 @@ class Metrics:
             ["recipe", "sha256", "runtime", "precision"],
             registry=registry,
         )
+        self.engine_losses = Counter(
+            "edge_engine_losses",
+            "Engines that no longer gave their golden answers.",
+            ["recipe"],
+            registry=registry,
+        )
         self.build_info = Gauge("edge_build_info", "1 for this version.", ["version"], registry=registry)
         self.disk_free_bytes = Gauge(
             "edge_disk_free_bytes", "Free space where state is kept.", ["path"], registry=registry
@@ -155,6 +161,9 @@ class Metrics:
             self.bundle_info.remove(recipe, *old)
         self._bundles[recipe] = (sha256, runtime, precision)
         self.bundle_info.labels(recipe, sha256, runtime, precision).set(1)
+
+    def engine_lost(self, recipe: str) -> None:
+        self.engine_losses.labels(recipe).inc()
 
     def forget_bundles(self, kept: Collection[str]) -> None:
         """After a reload: engines that are no longer in use end their series."""

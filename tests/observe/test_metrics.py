@@ -25,6 +25,7 @@ CONTRACT = {
     "edge_nqi_ewma": {"recipe", "view"},
     "edge_spc_out_of_control": {"recipe", "view"},
     "edge_bundle_info": {"recipe", "sha256", "runtime", "precision"},
+    "edge_engine_losses_total": {"recipe"},
     "edge_build_info": {"version"},
     "edge_last_verdict_timestamp_seconds": {"recipe"},
     "edge_disk_free_bytes": {"path"},
@@ -65,6 +66,7 @@ def use_all(metrics: Metrics) -> None:
     metrics.build_info.labels("0.1.0").set(1)
     metrics.evidence_skipped.labels("disk_full").inc()
     metrics.set_bundle("bracket", sha256="ab", runtime="openvino", precision="int8")
+    metrics.engine_lost("bracket")
     metrics.outbox_state("mqtt", depth=3, oldest_s=1.5, connected=True)
     metrics.outbox_delivered("mqtt", 2)
     metrics.outbox_refused("mqtt", 1)
