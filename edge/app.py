@@ -138,7 +138,11 @@ def wire(
                 name: PartRule(recipe.views, recipe.part_timeout_s)
                 for name, recipe in settings.recipe.items()
             },
-            evidence_rule=EvidenceRule(settings.paths.state / EVIDENCE, settings.evidence.keep_ok_ratio),
+            evidence_rule=EvidenceRule(
+                settings.paths.state / EVIDENCE,
+                settings.evidence.keep_ok_ratio,
+                settings.evidence.min_free_bytes,
+            ),
             meter=metrics,
             wake_delivery=wake.set,
             done=done,

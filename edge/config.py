@@ -240,6 +240,7 @@ class Evidence(_Table):
     keep_ok_ratio: float = Field(0.02, ge=0, le=1)
     max_age_days: float = Field(90, gt=0, le=36500)
     max_bytes: Bytes = 20_000_000_000
+    min_free_bytes: Bytes | None = None  # of the disk; None: 1 GB, or a tenth of a smaller disk
 
 
 class Record(_Table):

@@ -46,6 +46,7 @@ class EvidenceRule:
 
     root: Path
     keep_ok_ratio: float
+    min_free_bytes: int | None = 0  # None: as `evidence.wanted_free` says
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +211,10 @@ class RecordStage:
             tables = {}
             if result.score is not None and result.score.fragments is not None:
                 tables[evidence.FRAGMENTS] = evidence.fragments_csv(result.score)
-            return evidence.save(self._evidence.root, result_id, created, pictures, tables)
+            rule = self._evidence
+            return evidence.save(
+                rule.root, result_id, created, pictures, tables, min_free_bytes=rule.min_free_bytes
+            )
         except Exception as error:  # no picture is worth a verdict
             reason = error.reason if isinstance(error, CannotWriteError) else "failed"
             self._meter.evidence_skipped_for(reason)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from math import inf
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.artifacts import make_folder, sync_folder
 from edge.errors import CannotWriteError
+from edge.record.age import clock_jumped
 from edge.record.class_overlay import class_overlay
 from edge.types import Box, Evaluation, FloatImage, Frame, Judgement, Score
 
@@ -24,6 +29,13 @@ CLASSES = "classes.png"
 FRAGMENTS = "fragments.csv"
 LONGEST_SIDE_PX = 4096  # pictures of larger planes are reduced
 JPEG_QUALITY = 88
+DAY = "%Y-%m-%d"
+DAY_S = 86400.0
+UNFINISHED = ".unfinished"
+UNFINISHED_S = 3600.0  # after which nobody is writing it any more
+MIN_FREE_BYTES = 1_000_000_000
+MOST_FOR_ROOM = 2000  # results removed at a time, so that housekeeping beats
+DISK_FULL = "disk_full"
 
 # BGR
 DEFECT = (60, 60, 255)
@@ -120,47 +132,142 @@ def save(
     created_unix_s: float,
     pictures: Mapping[str, Picture],
     tables: Mapping[str, str] | None = None,
+    *,
+    min_free_bytes: int | None = 0,
 ) -> str:
     """Write pictures (and texts) below root/DAY/RESULT_ID; gives that folder relative to root.
 
+    The folder gets its name when all of it is on the disk: it is whole, or not there. Nothing is written
+    where less than `min_free_bytes` is free: verdicts need that space more; None: what `wanted_free` says.
+
     Raises:
-        CannotWriteError: no space or no permission.
+        CannotWriteError: no space (`disk_full`) or no permission; nothing is left behind.
     """
-    day = datetime.fromtimestamp(created_unix_s, UTC).strftime("%Y-%m-%d")
+    files = {name: _encode(name, picture) for name, picture in pictures.items()}
+    files |= {name: text.encode() for name, text in (tables or {}).items()}
+    day = datetime.fromtimestamp(created_unix_s, UTC).strftime(DAY)
     folder = root / day / result_id
+    unfinished = folder.with_name(f".{result_id}{UNFINISHED}")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, picture in pictures.items():
-            (folder / name).write_bytes(_encode(name, picture))
-        for name, text in (tables or {}).items():
-            (folder / name).write_text(text)
+        _check_room(root, min_free_bytes)
+        make_folder(unfinished)
+        for name, content in files.items():
+            _write(unfinished / name, content)
+        sync_folder(unfinished)
+        unfinished.rename(folder)
+        sync_folder(folder.parent)
     except OSError as error:
+        shutil.rmtree(unfinished, ignore_errors=True)
         raise CannotWriteError(
-            f"{folder}: evidence cannot be written: {error}", hint="check space and permissions"
+            f"{folder}: evidence cannot be written: {error}",
+            hint="check space and permissions",
+            reason=DISK_FULL if error.errno in (errno.ENOSPC, errno.EDQUOT) else None,
         ) from None
     return f"{day}/{result_id}"
+
+
+def _check_room(root: Path, min_free_bytes: int | None) -> None:
+    free, wanted = free_bytes(root), wanted_free(root, min_free_bytes)
+    if free < wanted:
+        raise OSError(errno.ENOSPC, f"{free / 1e9:.2f} GB free, {wanted / 1e9:.2f} GB to be kept free")
+
+
+def _write(file: Path, content: bytes) -> None:
+    with file.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def free_bytes(root: Path) -> int:
+    """What is free on the disk of a folder that need not be there yet."""
+    return shutil.disk_usage(_there(root)).free
+
+
+def wanted_free(root: Path, min_free_bytes: int | None) -> int:
+    """What is to be kept free on that disk: as configured, else 1 GB, or a tenth of a smaller disk."""
+    if min_free_bytes is not None:
+        return min_free_bytes
+    return min(MIN_FREE_BYTES, shutil.disk_usage(_there(root)).total // 10)
+
+
+def _there(folder: Path) -> Path:
+    return next(one for one in (folder, *folder.parents) if one.exists())
 
 
 def prune(root: Path, *, max_age_days: float, max_bytes: int, now_unix_s: float) -> int:
     """Remove the oldest evidence beyond age and size; gives how many results' folders went.
 
-    What cannot be looked at or removed is left; what is not ours (a file among the days) as well.
+    What cannot be looked at or removed is left; what is not ours (a file among the days) as well. What a
+    verdict never came to refer to (a crash between the two) is as old as the rest, and goes with it.
     """
     if not root.is_dir():
         return 0
-    oldest = datetime.fromtimestamp(max(0.0, now_unix_s - max_age_days * 86400), UTC).strftime("%Y-%m-%d")
-    folders = sorted(folder for day in _folders(root) for folder in _folders(day))
+    _forget_unfinished(root, now_unix_s)
+    oldest = _oldest_kept([day.name for day in _folders(root)], max_age_days, now_unix_s)
+    folders = list(_oldest_first(root))
     sizes = {folder: _size(folder) for folder in folders}
     total, removed = sum(sizes.values()), 0
-    for folder in folders:  # days sort by date, results (ULIDs) by time
+    for folder in folders:
         if folder.parent.name >= oldest and total <= max_bytes:
             break
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
         total -= sizes[folder]
         removed += 1
-        with contextlib.suppress(OSError):  # not empty, or something was just saved there
-            folder.parent.rmdir()
     return removed
+
+
+def make_room(root: Path, lacking_bytes: int) -> int:
+    """Remove the oldest evidence until so many bytes went, or none is left; gives how many results went.
+
+    Their sizes are counted, not what is free then: some file systems free space much later.
+    """
+    removed = 0
+    for folder in _oldest_first(root):
+        if lacking_bytes <= 0 or removed >= MOST_FOR_ROOM:
+            break
+        lacking_bytes -= _size(folder)
+        _remove(folder)
+        removed += 1
+    return removed
+
+
+def _oldest_kept(days: Sequence[str], max_age_days: float, now_unix_s: float) -> str:
+    """The day from which on evidence is young enough; '' (all of it) where the clock seems to have jumped."""
+    oldest = datetime.fromtimestamp(max(0.0, now_unix_s - max_age_days * DAY_S), UTC).strftime(DAY)
+    gone = max((_unix_s(day) + DAY_S for day in days if day < oldest), default=-inf)
+    kept = min((_unix_s(day) for day in days if day >= oldest), default=now_unix_s)
+    return "" if clock_jumped(gone, kept, max_age_days * DAY_S) else oldest
+
+
+def _unix_s(day: str) -> float:
+    try:
+        return datetime.strptime(day, DAY).replace(tzinfo=UTC).timestamp()
+    except ValueError:  # not a day: it was not made here
+        return -inf
+
+
+def _oldest_first(root: Path) -> Iterator[Path]:
+    """Folders of results; days sort by date, results (ULIDs) by time. One day is listed at a time."""
+    for day in sorted(_folders(root)):
+        for folder in sorted(_folders(day)):
+            if not folder.name.endswith(UNFINISHED):
+                yield folder
+
+
+def _forget_unfinished(root: Path, now_unix_s: float) -> None:
+    """What a crash left half written; not what is being written now."""
+    for day in _folders(root):
+        for folder in _folders(day):
+            with contextlib.suppress(OSError):
+                if folder.name.endswith(UNFINISHED) and now_unix_s - folder.stat().st_mtime > UNFINISHED_S:
+                    _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):  # not empty, or something was just saved there
+        folder.parent.rmdir()
 
 
 def _folders(parent: Path) -> list[Path]:
