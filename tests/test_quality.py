@@ -53,7 +53,7 @@ class Rig:
         self._count = 0
         self.stage = RecordStage(
             self._judged, self.store, station="t", parts={}, evidence_rule=EvidenceRule(folder, 0.0),
-            meter=self.metrics, wake_delivery=lambda: None, done={"s": lambda candidate: None},
+            meter=self.metrics, wake_delivery=lambda: None, done=lambda candidate: None,
             log=structlog.get_logger(), clock=self.clock, unix_clock=self.clock,
         )  # fmt: skip
 
