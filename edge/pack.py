@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from edge.crops import Cropper, Rectangle, WholeFrames
 from edge.dataset import Sample, Unreadable
-from edge.decode import Limits, decode, read_stable
+from edge.decode import Limits, decode, read_stable, refuse_large
 from edge.errors import CannotWriteError, DataError, EdgeError, MissingInputError, TryAgainError, UsageError
 from edge.hdf5 import ABOUT, FORMAT, VERSION, h5py_library, open_store
 from edge.truth import read_mask
@@ -174,7 +174,7 @@ class _Run:
 
     def _write(self, key: str, sample: Sample) -> bool:
         """Write a file's crops into a part of its own; False, and no part, if it has none."""
-        data = read_stable(sample.file, None)
+        data = read_stable(sample.file, None, lambda head: refuse_large(head, sample.file.name, self.limits))
         digest = hashlib.sha256(data).hexdigest()
         pictures = decode(data, sample.file.name, self.limits)
         del data

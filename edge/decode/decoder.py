@@ -110,7 +110,7 @@ def refuse_large(source: Readable, name: str, limits: Limits) -> None:
     most_bytes = MOST_BYTES_A_PIXEL * limits.max_pixels + SLACK_BYTES
     if len(source) > most_bytes:
         raise DataError(
-            f"{name}: {len(source)} bytes are more than the {most_bytes} that {limits.max_pixels} pixels need",
+            f"{name}: {len(source)} bytes are more than {limits.max_pixels} pixels need ({most_bytes})",
             hint="raise runtime.max_pixels in config.toml if such files are expected",
             reason="too_large",
         )

@@ -16,7 +16,7 @@ from edge.types import FileStamp
 
 @dataclass(frozen=True, slots=True)
 class _OpenFile:
-    """A file that is read where it is looked at. Not a mapping: one that is cut off meanwhile would kill us."""
+    """A file that is read where it is looked at. Not mapped: a mapped one that is cut off would kill us."""
 
     descriptor: int
     size_bytes: int

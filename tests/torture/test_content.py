@@ -1,0 +1,75 @@
+"""Content that lies, through the whole daemon: a recorded reason, never OK, and the next frame is judged."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge.testing import write_frame
+from tests.brokers import until
+from tests.decode import bombs
+from tests.e2e.conftest import Site, recipe, site
+
+__all__ = ["recipe", "site"]  # fixtures
+
+
+def verdicts(site: Site) -> dict[str, dict[str, Any]]:
+    """The last verdict of each frame, by its name."""
+    found = [json.loads(body) for body in site.subscriber.bodies("result/frame")]
+    return {verdict["image"]["path"].removeprefix("B1/"): verdict for verdict in found}
+
+
+def said(site: Site, name: str) -> tuple[str, list[str]]:
+    verdict = verdicts(site)[name]
+    return verdict["resultEvaluation"], verdict["reasons"]
+
+
+def checksum_beside(file: Path, digest: str) -> Path:
+    beside = file.with_name(f"{file.name}.sha256")
+    beside.write_text(f"{digest}  {file.name}\n")
+    return beside
+
+
+@pytest.mark.mosquitto
+def test_frames_are_held_against_the_checksums_beside_them(site: Site) -> None:
+    site.configure(checksum=".sha256", include=["*"])
+    incoming = site.folder / "incoming/B1"
+    incoming.mkdir()
+    right = write_frame(incoming / "right_01.png", seed=1)
+    wrong = write_frame(incoming / "wrong_01.png", seed=2)
+    late = write_frame(incoming / "late_01.png", seed=3)
+    write_frame(incoming / "without_01.png", seed=4)
+    checksum_beside(right, hashlib.sha256(right.read_bytes()).hexdigest())
+    checksum_beside(wrong, hashlib.sha256(right.read_bytes()).hexdigest())
+    daemon = site.start()
+    until(lambda: "right_01.png" in verdicts(site), "the first verdict")
+    assert "late_01.png" not in verdicts(site)
+    checksum_beside(late, hashlib.sha256(late.read_bytes()).hexdigest())
+    until(lambda: len(verdicts(site)) == 4, "four verdicts")
+    assert said(site, "right_01.png") == ("OK", [])
+    assert said(site, "late_01.png") == ("OK", [])
+    assert said(site, "wrong_01.png") == ("NotDecidable", ["checksum_mismatch"])
+    assert said(site, "without_01.png") == ("NotDecidable", ["checksum_missing"])
+    assert daemon.stop()[0] == 0
+
+
+@pytest.mark.mosquitto
+def test_bombs_are_recorded_as_too_large_and_cost_nothing_else(site: Site) -> None:
+    site.configure(include=["*"])
+    incoming = site.folder / "incoming/B1"
+    incoming.mkdir()
+    for kind, build in bombs.HEADS.items():
+        bombs.sparse(incoming / f"{kind}_header", build(bombs.HUGE_PX), 0)
+        bombs.sparse(incoming / f"{kind}_whole", build(bombs.WIDE_PX), 2 * bombs.WIDE_PX**2)
+    write_frame(incoming / "frame_01.png")
+    daemon = site.start()
+    until(lambda: len(verdicts(site)) == 2 * len(bombs.HEADS) + 1, "a verdict each")
+    assert said(site, "frame_01.png") == ("OK", [])
+    for name in verdicts(site).keys() - {"frame_01.png"}:
+        assert said(site, name) == ("NotDecidable", ["too_large"])
+    assert "edge_worker_restarts_total 0.0" in daemon.get("/metrics")[1]
+    assert daemon.stop()[0] == 0
