@@ -102,7 +102,10 @@ def prepare_picture(
     prepared = prepare(picture, job.spec, value_range, aids_for(job, picture))
     height, width = picture.pixels.shape[:2]
     return Frame(
-        ImageInfo(job.path, sha256, width, height, picture.bits, picture.page, picture.pages),
+        ImageInfo(
+            job.path, sha256, width, height, picture.bits, picture.page, picture.pages,
+            channels=1 if picture.pixels.ndim == 2 else picture.pixels.shape[2],
+        ),
         prepared.plane,
         tags=picture.tags,
         times_s={"decode_s": decode_s, "preprocess_s": time.monotonic() - began},
@@ -338,7 +341,7 @@ class Inspector:
             inferred = time.monotonic()
             judgement = judge(
                 score, frame.identity.view, self.calibration, frame.placement, manifest.classes,
-                manifest.score.min_area_px,
+                manifest.score.min_area_px, frame.image.channels,
             )  # fmt: skip
             yield Inspection(frame, score, judgement, inferred - started, time.monotonic() - inferred)
 
@@ -361,6 +364,7 @@ def good_frame_of(frame: Frame, score: Score) -> GoodFrame:
         width_px=frame.plane.shape[1],
         foreground_ratio=score.foreground_ratio,
         group=frame.identity.batch or frame.identity.part,
+        channels=frame.image.channels,
     )
 
 

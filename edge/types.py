@@ -78,6 +78,7 @@ class ImageInfo:
     bits: int = 0
     page: int = 0
     pages: int = 1
+    channels: int | None = None  # 1: grey, 3: colour; None: not known
 
 
 @dataclass(frozen=True, slots=True)

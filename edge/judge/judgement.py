@@ -37,13 +37,14 @@ def judge(
     placement: Placement | None = None,
     classes: Sequence[str] = (),
     min_area_px: int = 0,
+    channels: int | None = None,
 ) -> Judgement:
     """OK only for a finite score at most the view's threshold on a frame that looks as good frames do.
 
     What is OK, but above the view's review threshold, has the reason `in_review_band`.
     Defects, objects and areas come back in the frame's own pixels: `placement` says where the plane lies in
     it (None: they are the same). `classes` names the channels of a segmenter's answer, whose regions below
-    `min_area_px` pixels of the plane are specks.
+    `min_area_px` pixels of the plane are specks. `channels` is the frame's as stored; None: not looked at.
     """
     limits = calibration.of(view)
     flags: tuple[str, ...] = ()
@@ -56,7 +57,7 @@ def judge(
         return Judgement("NotDecidable", ("score_not_finite", *flags), threshold_raw=limits.threshold)
     place = placement or Placement.scaled(score.map.shape, score.map.shape[1], score.map.shape[0])
     normalised = score.raw / limits.threshold
-    unlike = _unlike_good(score, limits)
+    unlike = _unlike_good(score, limits, channels)
     found = _Found(score, limits, place, classes, calibration.statistic, min_area_px)
     common: dict[str, Any] = {
         "score": normalised,
@@ -122,7 +123,7 @@ class _Found:
         return tuple(judged)
 
 
-def _unlike_good(score: Score, limits: ViewCalibration) -> tuple[str, ...]:
+def _unlike_good(score: Score, limits: ViewCalibration, channels: int | None) -> tuple[str, ...]:
     """Why a low score proves nothing: a black frame, or a magnified one, is easy to reconstruct."""
     reasons = []
     if not limits.plane_mean[0] <= score.plane_mean <= limits.plane_mean[1]:
@@ -136,6 +137,8 @@ def _unlike_good(score: Score, limits: ViewCalibration) -> tuple[str, ...]:
     allowed = limits.foreground_ratio
     if allowed is not None and not allowed[0] <= score.foreground_ratio <= allowed[1]:
         reasons.append("foreground_outside_calibration")
+    if channels is not None and limits.channels is not None and channels not in limits.channels:
+        reasons.append("colour_outside_calibration")  # another camera, or another mode of it
     return tuple(reasons)
 
 

@@ -31,6 +31,12 @@ def foreground(ratios: Sequence[float]) -> tuple[float, float]:
     return max(0.0, low - max(half, low / 4)), min(1.0, high + max(half, high / 4))
 
 
+def distinct(channels: Sequence[int | None]) -> tuple[int, ...] | None:
+    """How many channels good frames had, each number once; None where that is not known of all."""
+    known = [count for count in channels if count is not None]
+    return tuple(sorted(set(known))) if known and len(known) == len(channels) else None
+
+
 def hull(ranges: Sequence[tuple[float, float]]) -> tuple[float, float]:
     """The range that holds all of these."""
     return min(low for low, _ in ranges), max(high for _, high in ranges)
