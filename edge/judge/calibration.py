@@ -46,7 +46,7 @@ SMALL_SAMPLE_ODDS = 2.0  # of probabilities, whose odds are raised instead: 1.25
 class ViewCalibration(BaseModel):
     """What a view's good frames looked like to the engine."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     threshold: float = Field(gt=0)  # of the raw score
     pixel_threshold: float = Field(gt=0)  # of the score map: good frames stay below it all over

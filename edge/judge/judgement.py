@@ -53,7 +53,7 @@ def judge(
         if limits is None:
             return Judgement("NotDecidable", ("view_not_calibrated",))
         flags = (ESTIMATED,)
-    if not (math.isfinite(score.raw) and np.isfinite(score.map).all()):
+    if not _is_finite(score):
         return Judgement("NotDecidable", ("score_not_finite", *flags), threshold_raw=limits.threshold)
     place = placement or Placement.scaled(score.map.shape, score.map.shape[1], score.map.shape[0])
     normalised = score.raw / limits.threshold
@@ -66,7 +66,7 @@ def judge(
         "class_areas": found.class_areas(),
         "objects": found.objects("NotDecidable" if unlike else "OK"),
     }
-    if normalised > 1.0:
+    if score.raw > limits.threshold:  # not `normalised`, which may be rounded down to 1
         return Judgement("NotOK", ("score_above_threshold", *flags), defects=found.defects(), **common)
     if unlike:
         return Judgement("NotDecidable", (*unlike, *flags), **common)
@@ -116,11 +116,17 @@ class _Found:
         for one in self.score.objects:
             normalised = one.raw / self.limits.threshold if math.isfinite(one.raw) else None
             evaluation: Evaluation = "NotDecidable" if normalised is None else below
-            if normalised is not None and normalised > 1.0:
+            if normalised is not None and one.raw > self.limits.threshold:
                 evaluation = "NotOK"
             area_px = self.place.area_px(one.area_px, one.box)
             judged.append(ObjectJudgement(self.place.box(one.box), area_px, normalised, evaluation))
         return tuple(judged)
+
+
+def _is_finite(score: Score) -> bool:
+    """Whether every number that a verdict rests on is one."""
+    raws = (score.raw, *(one.raw for one in score.objects))
+    return all(map(math.isfinite, raws)) and bool(np.isfinite(score.map).all())
 
 
 def _unlike_good(score: Score, limits: ViewCalibration, channels: int | None) -> tuple[str, ...]:

@@ -56,6 +56,7 @@ class Prepared:
 
 
 NO_AIDS = Aids()
+LARGEST, NARROWEST = 1e37, 1e-37  # of a value range: what float32 can still be scaled by
 
 
 def to_plane(
@@ -77,8 +78,8 @@ def prepare(
     declares: a scanner that writes 12 bits into 16 may be replaced by one that does not.
 
     Raises:
-        DataError: the pixels cannot be brought to a plane (not finite, wrong dimensions), or the view has no
-            rectification or mask.
+        DataError: the pixels cannot be brought to a plane (not finite, wrong dimensions, a range that cannot
+            be scaled by), or the view has no rectification or mask.
     """
     low, high = value_range or spec.value_range or (picture.low, picture.high)
     gray = to_gray(picture.pixels, spec.gray)
@@ -87,6 +88,7 @@ def prepare(
     if spec.window == "percentile":
         a, b = np.percentile(gray, spec.percentiles)
         low, high = (a, b) if low <= high else (b, a)
+    check_range(float(low), float(high))
     plane = window(gray, float(low), float(high))
     to_frame: NDArray[np.float64] | None = None
     if spec.rectify is not None:
@@ -171,6 +173,20 @@ def to_gray(pixels: NDArray[Any], rule: str) -> FloatImage:
         raise DataError(f"cannot make grey of pixels of shape {pixels.shape}", reason="unsupported_format")
     weights = np.asarray(GRAY_WEIGHTS[rule], np.float32)
     return cv2.transform(pixels.astype(np.float32), weights[None, :])  # type: ignore[return-value]  # one channel
+
+
+def check_range(low: float, high: float) -> None:
+    """Refuse black and white that would make a plane of infinities.
+
+    Raises:
+        DataError: "range_unusable".
+    """
+    if not (abs(low) <= LARGEST and abs(high) <= LARGEST and (low == high or abs(high - low) >= NARROWEST)):
+        raise DataError(
+            f"black at {low:g} and white at {high:g} cannot be scaled by",
+            hint="mend what the file declares, or set value_range in the source",
+            reason="range_unusable",
+        )
 
 
 def window(gray: FloatImage, low: float, high: float) -> FloatImage:
