@@ -2,65 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
-from prometheus_client import CollectorRegistry
 
-from edge.observe.health import Health
-from edge.observe.metrics import Metrics
-from edge.web.app import create_app
-from edge.web.server import HttpServer
-
-
-class Charts:
-    """Control charts of one recipe with two views; remembers what was asked for."""
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[str | None, str | None, int]] = []
-
-    def documents(self, recipe: str | None, view: str | None, last: int) -> list[dict[str, Any]]:
-        self.asked.append((recipe, view, last))
-        return [{"recipe": "bracket", "view": name} for name in ("01", "02") if view in (None, name)]
-
-    def svg(self, recipe: str, view: str, last: int) -> str | None:
-        self.asked.append((recipe, view, last))
-        return "<svg/>" if (recipe, view) == ("bracket", "01") else None
-
-
-class Site:
-    def __init__(self, folder: Path) -> None:
-        self.health = Health()
-        self.charts = Charts()
-        self.evidence = folder / "evidence"
-        self.now_s = 0.0
-        registry = CollectorRegistry()
-        self.metrics = Metrics(registry)
-        self.payloads: list[dict[str, Any]] = [{"resultId": f"R{n}"} for n in range(100)]
-        app = create_app(
-            registry=registry,
-            health=self.health,
-            status=lambda: {"station": "ct-1", "frames": 3},
-            verdicts=lambda limit: self.payloads[:limit],
-            evidence_root=self.evidence,
-            quality=self.charts,
-            clock=lambda: self.now_s,
-        )
-        self.server = HttpServer(app, "127.0.0.1", 0)
-        self.server.start()
-        host, port = self.server.address
-        self.client = httpx.Client(base_url=f"http://{host}:{port}", trust_env=False)
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    site = Site(tmp_path)
-    yield site
-    site.client.close()
-    site.server.stop(5.0)
+from tests.web.sites import Site
 
 
 def test_metrics_are_those_of_the_registry(site: Site) -> None:
