@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage
+from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage, error_string
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
@@ -183,10 +183,11 @@ class Connection:
             return
         if self._closing.is_set():
             self.abandon()
-        ended: object = "the connection ended"
+        ended = ""
         try:
-            while (ended := self._client.loop(LOOP_S)) == MQTTErrorCode.MQTT_ERR_SUCCESS:
+            while (code := self._client.loop(LOOP_S)) == MQTTErrorCode.MQTT_ERR_SUCCESS:
                 pass
+            ended = error_string(code)
         except (
             Exception
         ) as error:  # a packet that makes no sense, or a fault of ours: this connection is over
