@@ -1,13 +1,12 @@
 """What a decode worker answers, as bytes that are only ever data: JSON, checked field by field.
 
 A worker that was taken over by a file could answer anything, so nothing of it is unpickled, and what does not
-fit is as good as no answer. Planes lie in a memory file of their own, sealed against any later change.
+fit is as good as no answer. Planes come in a memory file of their own and are copied out of it: one that is
+mapped could be shrunk under the core, and keeps a descriptor open for as long as the plane lives.
 """
 
 from __future__ import annotations
 
-import fcntl
-import mmap
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +20,6 @@ from edge.types import FloatImage, Frame, ImageInfo
 
 MOST_REPLY_BYTES = 64 * 2**20  # names, tags and times of all pages
 _KINDS = {"DataError": DataError, "IncompleteError": IncompleteError}
-_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +52,7 @@ class NoAnswerError(Exception):
 
 
 def pack_frames(frames: Sequence[Frame]) -> tuple[bytes, int]:
-    """(reply, descriptor of the sealed memory file that has the planes); the caller closes it.
+    """(reply, descriptor of the memory file that has the planes); the caller closes it.
 
     Raises:
         OSError: there is no memory for it.
@@ -67,7 +65,7 @@ def pack_frames(frames: Sequence[Frame]) -> tuple[bytes, int]:
         )
         for frame in frames
     ]  # fmt: skip
-    descriptor = os.memfd_create("edge-frames", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    descriptor = os.memfd_create("edge-frames")
     try:
         for frame in frames:
             _write_all(descriptor, np.ascontiguousarray(frame.plane, np.float32))
@@ -75,7 +73,6 @@ def pack_frames(frames: Sequence[Frame]) -> tuple[bytes, int]:
                 padding = bytes(-frame.foreground.size % 4)  # so that the next plane is aligned
                 _write_all(descriptor, np.ascontiguousarray(frame.foreground, np.bool_))
                 _write_all(descriptor, np.frombuffer(padding, np.uint8))
-        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
     except BaseException:
         os.close(descriptor)
         raise
@@ -83,21 +80,19 @@ def pack_frames(frames: Sequence[Frame]) -> tuple[bytes, int]:
 
 
 def unpack_frames(reply: bytes, descriptor: int) -> list[Frame]:
-    """The frames, with their planes mapped from the memory file. The descriptor may be closed afterwards.
+    """The frames, with their planes read from the memory file. The descriptor may be closed afterwards.
 
     Raises:
         NoAnswerError: they are not what `pack_frames` makes.
     """
     try:
         pages = _PAGES.validate_json(reply[1:], strict=True)
-        sealed = fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & _SEALS == _SEALS
-        size_bytes = os.fstat(descriptor).st_size
-        if not sealed or size_bytes != sum(map(_bytes_of, pages)) or not size_bytes:
-            raise NoAnswerError("planes of another size, or not sealed")
-        # private: kernels before 6.7 refuse shared mappings of a sealed file; nothing is copied either way
-        whole = np.frombuffer(
-            mmap.mmap(descriptor, size_bytes, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ), np.uint8
-        )
+        size_bytes = sum(map(_bytes_of, pages))
+        if not size_bytes or os.fstat(descriptor).st_size != size_bytes:
+            raise NoAnswerError("planes of another size")
+        whole = np.empty(size_bytes, np.uint8)
+        _read_all(descriptor, whole)
+        whole.flags.writeable = False
         return _frames(pages, whole)
     except (ValidationError, OSError, ValueError) as error:
         raise NoAnswerError(str(error)) from None
@@ -156,6 +151,15 @@ def _write_all(descriptor: int, values: np.ndarray[Any, Any]) -> None:
     view = memoryview(values.data).cast("B") if values.size else memoryview(b"")
     while view:  # one `write` stops at 2 GiB on Linux
         view = view[os.write(descriptor, view) :]
+
+
+def _read_all(descriptor: int, whole: np.ndarray[Any, Any]) -> None:
+    view, at = memoryview(whole.data), 0
+    while at < len(view):
+        read = os.preadv(descriptor, [view[at:]], at)
+        if read == 0:
+            raise NoAnswerError("fewer bytes than there were")
+        at += read
 
 
 def _text(text: str) -> str:

@@ -188,6 +188,8 @@ def _reloaded(daemon: Any) -> bool:
 
 def test_requests_are_answered(site: Site) -> None:
     daemon = site.start()
+    # it subscribes before it says so; a request that nobody is subscribed for is lost
+    until(lambda: retained(site, "available") == b"online", "online")
     site.subscriber.publish("edge/st/request/status", b"")
     until(lambda: retained(site, "response/status"), "an answer")
     assert json.loads(retained(site, "response/status"))["ready"] is True
