@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage, error_string
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.enums import CallbackAPIVersion, LogLevel, MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
@@ -99,10 +99,22 @@ def read_password(file: Path | None, environ: Mapping[str, str]) -> str | None:
 
 
 def _tls_context(tls: Tls) -> ssl.SSLContext:
+    """The broker must prove its name to a CA that we know; there is no way to leave that out.
+
+    Raises:
+        OSError: a file cannot be read, or is none of its kind.
+    """
     context = ssl.create_default_context(cafile=None if tls.ca_file is None else str(tls.ca_file))
+    context.minimum_version = ssl.TLSVersion.TLSv1_2  # RFC 8996: what is older is broken
     if tls.cert_file is not None:
-        # the empty password keeps OpenSSL from asking on the terminal
-        context.load_cert_chain(tls.cert_file, tls.key_file, password="")
+        try:
+            # the empty password keeps OpenSSL from asking on the terminal
+            context.load_cert_chain(tls.cert_file, tls.key_file, password="")
+        except ssl.SSLError as error:
+            raise OSError(
+                f"{tls.cert_file} with {tls.key_file or 'the key in it'}: {error.reason or 'not usable'} "
+                "(no PEM, not a pair, or a key with a passphrase, which nobody could enter)"
+            ) from None
     return context
 
 
@@ -132,6 +144,7 @@ class Connection:
             reconnect_on_failure=False,
         )
         self._closing = threading.Event()
+        self._trouble = ""  # what paho said last went wrong
 
     def open(self) -> None:
         """Start connecting; name look-up, TCP and TLS take their time in a thread of their own."""
@@ -176,25 +189,12 @@ class Connection:
         try:
             self._prepare()
             self._client.connect(**self._connect_arguments())
-        except (
-            Exception
-        ) as error:  # unreachable, certificates or names that make no sense, or a fault of ours
+        except Exception as error:  # unreachable, certificates or names that make no sense, our own fault
             self._put(Down(f"cannot connect to {where}: {_said(error)}"))
             return
+        self._client.loop_start()
         if self._closing.is_set():
             self.abandon()
-        ended = ""
-        try:
-            while (code := self._client.loop(LOOP_S)) == MQTTErrorCode.MQTT_ERR_SUCCESS:
-                pass
-            ended = error_string(code)
-        except (
-            Exception
-        ) as error:  # a packet that makes no sense, or a fault of ours: this connection is over
-            ended = _said(error)
-        finally:
-            self.abandon()
-            self._put(Down(f"connection to {where} lost: {ended}"))  # after paho's own, if it had a word
 
     def _prepare(self) -> None:
         client, settings = self._client, self._settings
@@ -209,8 +209,9 @@ class Connection:
         client.on_publish = self._on_publish
         client.on_subscribe = self._on_subscribe
         client.on_message = self._on_message
+        client.on_log = self._on_log
         # says that writing is not for the thread that publishes: ours is woken and does it
-        client.on_socket_register_write = lambda _client, _userdata, _socket: None
+        # client.on_socket_register_write = lambda _client, _userdata, _socket: None
 
     def _connect_arguments(self) -> dict[str, Any]:
         settings = self._settings
@@ -239,8 +240,10 @@ class Connection:
     def _on_disconnect(
         self, _c: Client, _u: object, flags: DisconnectFlags, reason: ReasonCode, _p: Properties | None
     ) -> None:
-        by_broker = flags.is_disconnect_packet_from_server
-        self._put(Down(f"{'the broker disconnected' if by_broker else 'connection lost'}: {reason}"))
+        if flags.is_disconnect_packet_from_server:
+            self._put(Down(f"the broker disconnected: {reason}"))
+        else:
+            self._put(Down(f"connection lost: {self._trouble or reason}"))
 
     def _on_publish(
         self, _c: Client, _u: object, mid: int, reason: ReasonCode, properties: Properties
@@ -253,6 +256,11 @@ class Connection:
     ) -> None:
         failures = [_why(reason, properties) for reason in reasons if reason.is_failure]
         self._put(Acked(mid, f"subscription to requests: {failures[0]}" if failures else ""))
+
+    def _on_log(self, _c: Client, _u: object, level: int, text: str) -> None:
+        """A broker that does not take our certificate says so in TLS, which paho tells only its log."""
+        if level == LogLevel.MQTT_LOG_ERR:
+            self._trouble = text
 
     def _on_message(self, _c: Client, _u: object, message: MQTTMessage) -> None:
         if message.retain:  # a command that lies around is not a command

@@ -215,7 +215,7 @@ class MqttSink:
         self._connection.abandon()
         if self.connected and now_s - self._since_s >= STABLE_AFTER_S:
             self._backoff.reset()
-        elif not self.connected and "connection lost" in why and self._settings.protocol == 5:
+        elif not self.connected and self._settings.protocol == 5 and _without_a_word(why):
             why += f" before it was accepted; {OLD_BROKER}"
         wait_s = self._backoff.wait_s()
         self._next_attempt_s = now_s + wait_s
@@ -325,6 +325,11 @@ class MqttSink:
         if topic and (topic.startswith(own) or not topic.startswith(f"{self._root}/")):
             return topic
         return own + name
+
+
+def _without_a_word(why: str) -> bool:
+    """Whether the broker hung up: TLS gives its reasons."""
+    return "connection lost" in why and "SSL" not in why
 
 
 def _json(value: Mapping[str, Any]) -> bytes:
