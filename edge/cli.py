@@ -19,6 +19,7 @@ from edge.errors import CannotWriteError, ConfigError, EdgeError, MissingInputEr
 from edge.learn.cli import calibrate, compile_, learn, train
 from edge.pack_cli import pack
 from edge.rle_cli import app as rle
+from edge.signing_cli import keygen, sign
 from edge.simulate.commands import simulate_app
 from edge.spc_cli import spc
 
@@ -303,6 +304,8 @@ app.command("calibrate")(calibrate)
 app.command("compile")(compile_)
 app.command("pack")(pack)
 app.command("spc")(spc)
+app.command("keygen")(keygen)
+app.command("sign")(sign)
 app.add_typer(rle, name="rle")
 app.add_typer(bench_app, name="bench")
 app.add_typer(simulate_app, name="simulate")

@@ -247,6 +247,11 @@ class Record(_Table):
     max_age_days: float = Field(400, gt=0, le=36500)  # of verdicts in the database
 
 
+class Security(_Table):
+    # a folder of .pub files, or a list of them: what is not signed by one of these keys does not judge
+    trusted_keys: Path | tuple[Path, ...] | None = None
+
+
 class Log(_Table):
     level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -264,6 +269,7 @@ class Settings(_Table):
     http: Http = Http()
     evidence: Evidence = Evidence()
     record: Record = Record()
+    security: Security = Security()
     log: Log = Log()
     file: Path = Field(Path("config.toml"), exclude=True)
     digest: str = Field("", exclude=True)  # sha256 of the file's bytes
@@ -348,10 +354,20 @@ def _validated(path: Path, text: str, data: dict[str, Any], digest: str) -> Sett
                 for name, recipe in settings.recipe.items()
             },
             "mqtt": _absolute_secrets(settings.mqtt, base),
+            "security": _absolute_keys(settings.security, base),
             "http": settings.http.model_copy(
                 update={"token_file": settings.http.token_file and base / settings.http.token_file}
             ),
         }
+    )
+
+
+def _absolute_keys(security: Security, base: Path) -> Security:
+    keys = security.trusted_keys
+    if keys is None:
+        return security
+    return Security(
+        trusted_keys=tuple(base / key for key in keys) if isinstance(keys, tuple) else base / keys
     )
 
 

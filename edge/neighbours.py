@@ -10,7 +10,6 @@ import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -200,9 +199,9 @@ def pack(neighbours: Neighbours) -> bytes:
     return file.getvalue()
 
 
-def read(file: Path) -> Neighbours:
-    """What `pack` wrote."""
-    with np.load(file, allow_pickle=False) as stored:
+def read(data: bytes) -> Neighbours:
+    """What `pack` gave."""
+    with np.load(io.BytesIO(data), allow_pickle=False) as stored:
         return Neighbours(
             stored["crops"],
             stored["source"],
@@ -215,7 +214,7 @@ def read(file: Path) -> Neighbours:
 
 def open_neighbours(bundle: Bundle) -> Neighbours | None:
     """A bundle's good crops; None where it has none."""
-    return read(bundle.folder / FILE) if bundle.has(FILE) else None
+    return read(bundle.read(FILE)) if bundle.has(FILE) else None
 
 
 def strip(plane: FloatImage, box: Box, found: list[Neighbour], enlarged: int = 3) -> Gray | None:

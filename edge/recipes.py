@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edge.config import Recipe, Settings
 from edge.errors import CannotWriteError, ConfigError, UsageError
@@ -11,10 +13,14 @@ from edge.infer.cache import Note, no_note
 from edge.infer.compile import open_runtime
 from edge.infer.runtime import Runtime
 from edge.intake.naming import Naming, compile_naming
-from edge.judge.calibration import Calibration
+from edge.judge.calibration import Calibration, load_calibration
 from edge.options import check_recipe_name
 from edge.pipeline import Inspector
 from edge.renewal import calibration_to_load, engine_to_load
+from edge.signing import check_signature, sign, trusted_keys
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 COMPILED = "compiled"  # below paths.state
 
@@ -25,13 +31,16 @@ def open_recipe(settings: Settings, name: str, *, calibrated: bool = True, note:
     `note` is told what was wrong with compiled engines that were kept, and did not matter.
 
     Raises:
-        ConfigError: no such recipe, or it expects views that are not calibrated.
-        BundleError: bundle or calibration is missing, damaged, or does not fit the other.
+        ConfigError: no such recipe, it expects views that are not calibrated, or no trusted key can be read.
+        BundleError: bundle or calibration is missing, damaged, not signed where it must be, or does not fit
+            the other.
         UnavailableError: the device or precision cannot be had here.
         CannotWriteError: the state folder, where compiled engines are kept, cannot be written.
     """
-    recipe = find_recipe(settings, name)
+    recipe, trusted = find_recipe(settings, name), trusted_keys(settings)
     bundle = load_bundle(engine_to_load(settings.paths.engines / recipe.engine))
+    if trusted is not None:
+        check_signature(bundle.folder / MANIFEST, "edge/bundle/1", bundle.digest, trusted, name)
     calibration = None
     if calibrated and bundle.manifest.training.get("truth") == "foreground":
         raise ConfigError(
@@ -41,6 +50,8 @@ def open_recipe(settings: Settings, name: str, *, calibrated: bool = True, note:
     if calibrated:
         file = settings.paths.calibration / f"{recipe.calibration}.json"
         calibration = calibration_to_load(file, bundle.digest)
+        if trusted is not None:
+            check_signature(file, "edge/calibration/1", calibration.digest, trusted, name)
         _check_views(settings, name, calibration)
     check_state(settings)
     runtime = open_runtime(
@@ -67,6 +78,24 @@ def open_on_cpu(settings: Settings, bundle: Bundle, note: Note = no_note) -> Run
         cache=settings.paths.state / COMPILED,
         note=note,
     )
+
+
+def sign_recipe(settings: Settings, name: str, key: Ed25519PrivateKey) -> tuple[Path, ...]:
+    """Sign a recipe's bundle, and its calibration if there is one; gives the signature files.
+
+    Raises:
+        ConfigError: no such recipe.
+        BundleError: one of them is damaged, or does not fit the other; nothing was signed.
+        CannotWriteError: a signature cannot be written.
+    """
+    recipe = find_recipe(settings, name)
+    bundle = load_bundle(engine_to_load(settings.paths.engines / recipe.engine))
+    file = settings.paths.calibration / f"{recipe.calibration}.json"
+    calibration = load_calibration(file, bundle.digest) if file.exists() else None
+    signed = [sign(bundle.folder / MANIFEST, "edge/bundle/1", bundle.digest, key)]
+    if calibration is not None:
+        signed.append(sign(file, "edge/calibration/1", calibration.digest, key))
+    return tuple(signed)
 
 
 def check_state(settings: Settings) -> None:
