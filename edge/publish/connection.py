@@ -192,9 +192,18 @@ class Connection:
         except Exception as error:  # unreachable, certificates or names that make no sense, our own fault
             self._put(Down(f"cannot connect to {where}: {_said(error)}"))
             return
-        self._client.loop_start()
         if self._closing.is_set():
             self.abandon()
+        ended = ""
+        try:
+            while (code := self._client.loop(LOOP_S)) == MQTTErrorCode.MQTT_ERR_SUCCESS:
+                pass
+            ended = error_string(code)
+        except Exception as error:  # a packet that makes no sense, or a fault of ours
+            ended = _said(error)
+        finally:
+            self.abandon()
+            self._put(Down(f"connection to {where} lost: {ended}"))  # after paho's own, if it had a word
 
     def _prepare(self) -> None:
         client, settings = self._client, self._settings
@@ -211,7 +220,7 @@ class Connection:
         client.on_message = self._on_message
         client.on_log = self._on_log
         # says that writing is not for the thread that publishes: ours is woken and does it
-        # client.on_socket_register_write = lambda _client, _userdata, _socket: None
+        client.on_socket_register_write = lambda _client, _userdata, _socket: None
 
     def _connect_arguments(self) -> dict[str, Any]:
         settings = self._settings
