@@ -189,6 +189,7 @@ def _route(settings: Settings, source: Source, inspector: Inspector) -> Route:
         limits=Limits(settings.runtime.max_pixels, settings.runtime.max_pages),
         incomplete_after_s=source.incomplete_after_s,
         value_range=source.value_range,
+        same_content=source.same_content,
         checksum=source.checksum,
     )
 

@@ -8,6 +8,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,11 +25,13 @@ from edge.publish.payload import encode, frame_payload, part_payload
 from edge.record import evidence
 from edge.record.batches import ChartRow
 from edge.record.store import PartKey, PartRow, Store
-from edge.stages import Beat, FrameResult, Judged, no_beat
-from edge.types import Candidate, Identity, Verdict
+from edge.stages import Beat, FrameResult, Judged, SameContent, no_beat
+from edge.types import Candidate, Identity, ModelInfo, Verdict
 
+SAME_CONTENT = "same_content"
 MOST_FILES = 16  # in one transaction: the first verdict waits for the evidence of all of them
 EXPIRE_EVERY_S = 0.5
+CLOCK_JUMP_S = 2.0  # the wall clock was set: more than an NTP daemon slews away unnoticed
 DRIFT_FRAMES = 200  # recent frames of a view whose scores are held against its calibration
 
 
@@ -55,6 +58,7 @@ class Draft:
 
     file: Judged
     verdicts: tuple[tuple[FrameResult, Verdict], ...]
+    linked_to: str = ""  # resultId of the same content under another name, which stands for this one as well
 
 
 class RecordMeter(Protocol):
@@ -96,6 +100,7 @@ class RecordStage:
         self._taken: list[Judged] = []  # not yet drafted: the disk did not answer
         self._held: list[Draft] = []  # made, but not yet written: the disk refused
         self._expire_at_s = float("-inf")
+        self._clock_offset_s = unix_clock() - clock()
         self._recent: dict[tuple[str, str, str], deque[float]] = {}  # by recipe, view and calibration
         self._charts: dict[tuple[str, str, str], ChartRow | None] = {}  # by recipe, view and calibration
 
@@ -110,6 +115,7 @@ class RecordStage:
                 self._taken = self._judged.take(MOST_FILES, timeout_s=wait_s)
             self._held = self._draft(self._taken, beat)
             self._taken = []
+        self._watch_clock()
         wrote = bool(self._held)
         if wrote:
             self._write(self._held, beat)
@@ -137,9 +143,33 @@ class RecordStage:
             if sha256:
                 seen.add((source, path, sha256))
             # touched but not changed: the verdict it has stands
-            results = () if known else file.results
-            drafts.append(Draft(file, tuple((result, self._verdict(file, result)) for result in results)))
+            linked_to = "" if known else self._linked_to(file, drafts)
+            results = () if known or linked_to else file.results
+            verdicts = tuple((result, self._verdict(file, result)) for result in results)
+            drafts.append(Draft(file, verdicts, linked_to))
         return drafts
+
+    def _linked_to(self, file: Judged, drafts: Sequence[Draft]) -> str:
+        """The resultId of a verdict on the same content under another name that stands for this file as well.
+
+        By the source's rule: usually only where both names say the same part, batch and view.
+        """
+        recipe, rule, sha256 = file.route.recipe, file.route.same_content, file.results[0].image.sha256
+        if rule == "judge" or not sha256:
+            return ""
+        drafted = [
+            verdict.payload
+            for draft in drafts
+            if draft.file.route.recipe == recipe
+            for _, verdict in draft.verdicts
+            if verdict.payload["image"]["sha256"] == sha256
+        ]
+        found = []
+        for result in file.results:
+            stored = self._store.verdicts_on(recipe, sha256, None if rule == "link" else result.identity)
+            stands = partial(_stands_for, result=result, rule=rule, model=file.route.inspector.model)
+            found.append(next((p["resultId"] for p in (*drafted, *stored) if stands(p)), ""))
+        return found[0] if all(found) else ""
 
     def _write(self, drafts: Sequence[Draft], beat: Beat) -> None:
         began = self._clock()
@@ -163,6 +193,8 @@ class RecordStage:
         for draft in drafts:
             self._done(draft.file.candidate)
         for draft in written:
+            if draft.linked_to:
+                self._report_link(draft)
             for result, verdict in draft.verdicts:
                 self._report(draft.file, result, verdict, record_s)
         for part in parts:
@@ -268,6 +300,15 @@ class RecordStage:
         self._store.save_part(PartRow(key, verdict.created_unix_s, complete, False))
         return self._close_part(key, rule, results) if complete else None
 
+    def _watch_clock(self) -> None:
+        """When the wall clock is set, parts that wait go with it: they have waited no longer for that."""
+        offset_s = self._unix_clock() - self._clock()
+        jump_s = offset_s - self._clock_offset_s
+        if abs(jump_s) > CLOCK_JUMP_S:
+            self._store.shift_part_clocks(jump_s)
+            self._clock_offset_s = offset_s
+            self._log.warning("clock.jumped", seconds=round(jump_s, 1))
+
     def _expire(self) -> bool:
         """Close the parts whose missing views did not come in time."""
         overdue = [
@@ -311,6 +352,13 @@ class RecordStage:
     def _views(self, key: PartKey) -> dict[str, ViewResult]:
         return {row[0]: ViewResult(*row) for row in self._store.part_views(key)}
 
+    def _report_link(self, draft: Draft) -> None:
+        candidate = draft.file.candidate
+        self._meter.rejected(candidate.source, SAME_CONTENT)
+        self._log.info(
+            "frame.linked", source=candidate.source, path=candidate.path, result_id=draft.linked_to
+        )
+
     def _report(self, file: Judged, result: FrameResult, verdict: Verdict, record_s: float) -> None:
         total_s = self._clock() - file.candidate.settled_s
         times = {**verdict.payload["processingTimes"], "record_s": record_s, "total_s": total_s}
@@ -342,3 +390,18 @@ class RecordStage:
         self._meter.drifted(
             verdict.recipe, view, drift_ratio(recent, limits), log_martingale(tuple(recent), usual)
         )
+
+
+def _stands_for(payload: Mapping[str, Any], result: FrameResult, rule: SameContent, model: ModelInfo) -> bool:
+    """Whether a stored verdict on the same bytes is one on this result as well."""
+    judged_by = payload.get("model") or {}
+    same_model = (judged_by.get("sha256"), judged_by.get("calibration_sha256")) == (
+        model.sha256,
+        model.calibration_sha256,
+    )
+    same_page = payload["image"].get("page", 0) == result.image.page
+    if not (same_model and same_page and payload["resultType"] == "frame"):
+        return False
+    who = result.identity
+    said = payload["partId"], payload["batchId"], payload["view"]
+    return rule == "link" or (who.part is not None and said == (who.part, who.batch, who.view))

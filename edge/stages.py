@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from edge.buffer import Buffer
 from edge.decode import Limits
@@ -35,6 +35,7 @@ REST_S = (30.0, 300.0)  # at first, at most
 
 
 Beat = Callable[[], None]
+SameContent = Literal["auto", "link", "judge"]  # as the source's same_content
 Item = TypeVar("Item")
 
 
@@ -53,6 +54,7 @@ class Route:
     limits: Limits
     incomplete_after_s: float
     value_range: tuple[float, float] | None = None
+    same_content: SameContent = "auto"
     checksum: str | None = None
 
 

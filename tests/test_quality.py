@@ -63,7 +63,9 @@ class Rig:
         name = content or f"{self._count}"
         model = ModelInfo("b", "b" * 64, "fake", "fp32", "c" * 64)
         route: Any = SimpleNamespace(
-            recipe="r", inspector=SimpleNamespace(model=model, calibration=self.calibration)
+            recipe="r",
+            same_content="judge",
+            inspector=SimpleNamespace(model=model, calibration=self.calibration),
         )
         values = np.zeros((4, 4), np.float32)
         result = FrameResult(

@@ -18,6 +18,7 @@ from edge.errors import CannotWriteError, DataError, EdgeError, IncompleteError,
 from edge.inflight import InFlight
 from edge.intake.backlog import Backlog
 from edge.intake.naming import compile_naming
+from edge.judge.calibration import Calibration
 from edge.judge.exchangeability import log_martingale
 from edge.pipeline import Inspector, PrepareJob, prepare_file
 from edge.record.store import Store
@@ -86,19 +87,32 @@ class Returned:
         self.trouble = why
 
 
+class Wall:
+    """A clock that somebody may set."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.clock, self.ahead_s = clock, 1.7e9
+
+    def __call__(self) -> float:
+        return self.clock() + self.ahead_s
+
+
 class Rig:
     """A line without its loops."""
 
     def __init__(
         self, folder: Path, runtime: FakeRuntime | None = None, on_loss: OnLoss = end_the_process,
-        *, faulted: bool = False,
+        *, faulted: bool = False, same_content: str = "auto", calibration: Calibration | None = None,
     ) -> None:  # fmt: skip
         self.folder, self.clock, self.meter, self.returned = folder, FakeClock(), Meter(), Returned()
+        self.wall = Wall(self.clock)
         bundle = fake_bundle(folder / "bundle")
-        inspector = Inspector(bundle, runtime or FakeRuntime(), fake_calibration(bundle, ["1", "2"]))
+        inspector = Inspector(
+            bundle, runtime or FakeRuntime(), calibration or fake_calibration(bundle, ["1", "2"])
+        )
         route = Route("s", "r", compile_naming("{part}_{view}"), inspector, Limits(10**6, 4), 10.0)
         log = structlog.get_logger()
-        routes = {name: replace(route, source=name) for name in ("s", "other")}
+        routes = {name: replace(route, source=name, same_content=same_content) for name in ("s", "other")}
         self.backlog, self.workers = Backlog(dict.fromkeys(routes, "oldest")), InPlace()
         prepared, judged = Buffer(1e9), Buffer(1e9)
         self.journal = InFlight(folder / "in-flight", faulted=faulted)
@@ -113,7 +127,7 @@ class Rig:
             judged, self.store, station="t", parts={"r": PartRule(("1", "2"), 30.0)},
             evidence_rule=EvidenceRule(folder / "evidence", 0.0), meter=self.meter,
             wake_delivery=lambda: None, done=self.journal.leave,
-            log=log, clock=self.clock, unix_clock=self.clock,
+            log=log, clock=self.clock, unix_clock=self.wall,
         )  # fmt: skip
 
     def add(
@@ -495,3 +509,68 @@ def test_a_resting_source_is_tried_less_and_less_often(rig: Rig) -> None:
     assert gaps[0] == pytest.approx(30, abs=1)
     assert max(gaps) == pytest.approx(300, abs=1)
     assert (np.diff(gaps) >= 0).all()
+
+
+def test_the_same_content_under_a_new_name_is_linked_where_the_name_says_the_same(rig: Rig) -> None:
+    first = rig.add("P1_1.png")
+    rig.run()
+    (first.parent / "moved").mkdir()
+    for name in ("moved/P1_1.png", "P2_1.png"):
+        (first.parent / name).write_bytes(first.read_bytes())
+        rig.find(name)
+    assert [verdict["partId"] for verdict in rig.run()] == [
+        "P1",
+        "P2",
+    ]  # another part's frame is another frame
+    assert rig.meter.reasons == ["same_content"]
+    stamp = FileStamp(first.stat().st_size, (first.parent / "moved/P1_1.png").stat().st_mtime_ns)
+    assert rig.store.is_recorded("s", "moved/P1_1.png", stamp)  # it is not looked at again
+    assert rig.store.depth("mqtt") == 2
+
+
+def test_copies_that_come_together_are_linked_as_well(rig: Rig) -> None:
+    first = rig.add("P1_1.png")
+    (first.parent / "b").mkdir()
+    (first.parent / "b/P1_1.png").write_bytes(first.read_bytes())
+    rig.find("b/P1_1.png")
+    assert len(rig.run()) == 1
+    assert rig.meter.reasons == ["same_content"]
+
+
+@pytest.mark.parametrize(("rule", "verdicts"), [("judge", 3), ("link", 1), ("auto", 2)])
+def test_what_the_same_content_means_is_the_sources_choice(tmp_path: Path, rule: str, verdicts: int) -> None:
+    rig = Rig(tmp_path, same_content=rule)
+    first = rig.add("P1_1.png")
+    rig.run()
+    for name in ("b/P1_1.png", "P2_1.png"):
+        (first.parent / name).parent.mkdir(exist_ok=True)
+        (first.parent / name).write_bytes(first.read_bytes())
+        rig.find(name)
+    assert len(rig.run()) == verdicts
+
+
+def test_another_model_judges_the_same_content_anew(tmp_path: Path) -> None:
+    before = Rig(tmp_path)
+    first = before.add("P1_1.png")
+    before.run()
+    bundle = fake_bundle(tmp_path / "bundle")
+    recalibrated = fake_calibration(bundle, ["1", "2"]).model_copy(update={"digest": "another"})
+    after = Rig(tmp_path, calibration=recalibrated)
+    (first.parent / "b").mkdir()
+    (first.parent / "b/P1_1.png").write_bytes(first.read_bytes())
+    after.find("b/P1_1.png")
+    assert len(after.run()) == 2
+
+
+@pytest.mark.parametrize("jump_s", [3600.0, -3600.0])
+def test_a_clock_that_is_set_neither_hurries_parts_nor_delays_them(rig: Rig, jump_s: float) -> None:
+    rig.add("P1_1.png")
+    rig.run()
+    rig.wall.ahead_s += jump_s
+    rig.clock.advance(1)
+    rig.record.step(0.0)
+    assert rig.meter.parts == []  # the part's 30 s have not passed
+    rig.clock.advance(30)
+    rig.record.step(0.0)
+    (part,) = rig.meter.parts
+    assert part.payload["isPartial"]

@@ -6,6 +6,7 @@ daemon has one writer that matters (the record stage), deliveries only delete.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 import threading
@@ -13,16 +14,19 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
-from edge.artifacts import make_folder, sync_folder
-from edge.errors import CannotWriteError, DataError, UnavailableError
+from edge.artifacts import make_folder, sync_folder, write_atomic
+from edge.errors import CannotWriteError, DataError, EdgeError, UnavailableError
 from edge.record import batches
+from edge.record.age import clock_jumped
 from edge.record.batches import BatchRow, ChartRow
-from edge.types import Candidate, Evaluation, FileStamp, Message, Verdict
+from edge.types import Candidate, Evaluation, FileStamp, Identity, Message, Verdict
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+DAMAGED = "database_damaged"
 
 # Each entry brings the schema from its index to the next version; entries are never changed once released.
 MIGRATIONS = (
@@ -57,6 +61,7 @@ MIGRATIONS = (
     CREATE INDEX outbox_by_sink ON outbox (sink, id);
     """,
     batches.SCHEMA,
+    "CREATE INDEX verdicts_by_content ON verdicts (sha256) WHERE sha256 <> '';",
 )
 
 
@@ -89,6 +94,9 @@ class Store:
             CannotWriteError: the file cannot be opened or written.
             DataError: it is damaged, or written by a newer edge.
         """
+        self._file = file
+        self.damaged = ""  # what SQLite said, once it has met damage: the daemon stops, and recovers at start
+        self.disk_full = False  # the last transaction found no space
         self._sinks = tuple(sinks)
         self._lock = threading.RLock()
         self._counts: Counter[tuple[str, str]] = Counter()  # stored verdicts by (type, evaluation)
@@ -103,16 +111,27 @@ class Store:
             self._count()
             sync_folder(file.parent)  # SQLite does so for its journals, and does not say when it fails
         except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError):
+            self._give_up()
+            # SQLITE_ERROR: tables are not what the version in the header says
+            if isinstance(error, sqlite3.OperationalError) and _code(error) != sqlite3.SQLITE_ERROR:
                 raise CannotWriteError(
                     f"{file}: {error}", hint="check space, permissions, and that paths.state is a local disk"
                 ) from None
             raise DataError(
                 f"{file}: not a usable database: {error}",
-                hint="move the file aside and keep it for recovery; a new one is made at the next start",
+                hint="edge run sets it aside and goes on with what can be read of it",
+                reason=DAMAGED,
             ) from None
         except OSError as error:
+            self._give_up()
             raise CannotWriteError(f"{file}: {error}", hint="check paths.state in config.toml") from None
+        except DataError:
+            self._give_up()
+            raise
+
+    def _give_up(self) -> None:
+        if db := getattr(self, "_db", None):
+            db.close()
 
     def _migrate(self, file: Path) -> None:
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
@@ -135,6 +154,7 @@ class Store:
 
         Raises:
             CannotWriteError: the disk is full, read-only or failing; nothing was written.
+            DataError: the database is damaged.
         """
         with self._lock:
             try:
@@ -151,10 +171,27 @@ class Store:
                     raise
                 self._counts.update(self._made)
                 self._made.clear()
-            except sqlite3.OperationalError as error:
-                raise CannotWriteError(
-                    f"database: {error}", hint="check the disk that paths.state is on"
-                ) from None
+                self.disk_full = False
+            except sqlite3.DatabaseError as error:
+                self.disk_full = _code(error) == sqlite3.SQLITE_FULL
+                raise self._failed(error, CannotWriteError) from None
+
+    def _failed(
+        self, error: sqlite3.DatabaseError, kind: type[CannotWriteError] | type[UnavailableError]
+    ) -> Exception:
+        """What to raise: of a fault of the disk, of damage, or what nobody foresaw as it is."""
+        if _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            self.damaged = str(error)
+            with contextlib.suppress(EdgeError):
+                write_atomic(suspect_mark(self._file), f"{error}\n".encode())
+            return DataError(
+                f"{self._file}: damaged: {error}",
+                hint="it is checked at the next start, and set aside if it is",
+                reason=DAMAGED,
+            )
+        if isinstance(error, sqlite3.OperationalError):
+            return kind(f"database: {error}", hint="check the disk that paths.state is on")
+        return error
 
     # journal
 
@@ -207,6 +244,19 @@ class Store:
             ],
         )
 
+    def verdicts_on(self, recipe: str, sha256: str, who: Identity | None) -> list[dict[str, Any]]:
+        """Payloads of this recipe's first verdicts on this content; with `who`, of that part, batch and view."""
+        narrower = ""
+        values: tuple[str | None, ...] = ()
+        if who is not None:
+            narrower, values = " AND part IS ? AND batch IS ? AND view IS ?", (who.part, who.batch, who.view)
+        rows = self._rows(
+            f"SELECT payload FROM verdicts WHERE sha256 = ? AND sha256 <> '' AND recipe = ?{narrower}"
+            " ORDER BY created_unix_s, result_id LIMIT 100",
+            (sha256, recipe, *values),
+        )
+        return [json.loads(payload) for (payload,) in rows]
+
     def latest(self, limit: int) -> list[dict[str, Any]]:
         """The payloads of the last verdicts, newest first."""
         rows = self._rows(
@@ -226,10 +276,22 @@ class Store:
         rows = self._rows("SELECT type, evaluation, count(*) FROM verdicts GROUP BY type, evaluation")
         self._counts = Counter({(kind, evaluation): n for kind, evaluation, n in rows})
 
+    def prunable_before(self, now_unix_s: float, max_age_s: float) -> float:
+        """The time before which verdicts are too old; -inf where the clock seems to have jumped."""
+        limit = now_unix_s - max_age_s
+        ((gone, kept),) = self._rows(
+            "SELECT (SELECT max(created_unix_s) FROM verdicts WHERE created_unix_s < ?1),"
+            " (SELECT min(created_unix_s) FROM verdicts WHERE created_unix_s >= ?1)",
+            (limit,),
+        )
+        gone, kept = (-inf if gone is None else gone), (now_unix_s if kept is None else kept)
+        return -inf if clock_jumped(gone, kept, max_age_s) else limit
+
     def prune(self, before_unix_s: float, limit: int) -> int:
         """Forget up to `limit` delivered verdicts, and closed parts, from before then; gives their number.
 
         The journal of files stays: it keeps frames that still lie in their folder from being judged again.
+        `before_unix_s` comes from `prunable_before`.
         """
         old = self._rows(
             "SELECT result_id, type, evaluation FROM verdicts WHERE created_unix_s < ?"
@@ -363,6 +425,11 @@ class Store:
         with self.transaction():
             self._db.execute("UPDATE parts SET updated_unix_s = ? WHERE NOT closed", (now_unix_s,))
 
+    def shift_part_clocks(self, by_s: float) -> None:
+        """The wall clock was set by so much: parts that wait have waited no longer for it."""
+        with self.transaction():
+            self._db.execute("UPDATE parts SET updated_unix_s = updated_unix_s + ? WHERE NOT closed", (by_s,))
+
     def _row(self, sql: str, values: Sequence[Any] = ()) -> Any:
         return next(iter(self._rows(sql, values)), None)
 
@@ -370,10 +437,18 @@ class Store:
         with self._lock:
             try:
                 return self._db.execute(sql, values).fetchall()
-            except sqlite3.OperationalError as error:
-                raise UnavailableError(
-                    f"database: {error}", hint="check the disk that paths.state is on"
-                ) from None
+            except sqlite3.DatabaseError as error:
+                raise self._failed(error, UnavailableError) from None
+
+
+def suspect_mark(file: Path) -> Path:
+    """The file that says that a run has met damage in its database: the next start checks all of it."""
+    return file.with_name(file.name + ".suspect")
+
+
+def _code(error: sqlite3.Error) -> int:
+    """SQLite's primary result code, sqlite.org/rescode.html."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 def _text(path: str) -> str:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from edge.errors import CannotWriteError, DataError
-from edge.record.store import PartKey, PartRow, Store
+from edge.record.store import DAMAGED, PartKey, PartRow, Store
 from edge.types import Candidate, FileStamp, Identity, Verdict
 
 
@@ -99,10 +99,12 @@ def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_damaged_database_is_refused_and_left_alone(tmp_path: Path) -> None:
+    """`edge.record.recovery` sets it aside."""
     file = tmp_path / "edge.sqlite3"
     file.write_bytes(b"this is not a database, it is a note" * 100)
-    with pytest.raises(DataError, match="not a usable database"):
+    with pytest.raises(DataError, match="not a usable database") as raised:
         Store(file)
+    assert raised.value.reason == DAMAGED
     assert file.read_bytes().startswith(b"this is not")
 
 
