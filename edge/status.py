@@ -88,6 +88,7 @@ def show(status: dict[str, Any], console: Console) -> None:
     for name, source in status["backlog"].items():
         console.print(f"source {name}: {source['unavailable'] or str(source['waiting']) + ' waiting'}")
     for name, sink in status["outbox"].items():
-        why = sink["lastError"] or "connecting"
-        state = "connected" if sink["connected"] else f"[red]not connected[/]: {why}"
+        why = sink["lastError"] or ("" if sink["connected"] else "connecting")
+        state = "connected" if sink["connected"] else "[red]not connected[/]"
+        state += f": [red]{why}[/]" if why else ""  # a sink may be connected and refuse what it gets
         console.print(f"sink {name}: {state}, {sink['depth']} to deliver")

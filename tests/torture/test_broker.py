@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import structlog
+from rich.console import Console
 
 from edge.config import Mqtt
 from edge.publish import MAX_IN_FLIGHT, Message
@@ -23,6 +24,7 @@ from edge.publish.memory import MemoryOutbox
 from edge.publish.mqtt import ACK_TIMEOUT_S, MqttSink
 from edge.publish.outbox import Delivery
 from edge.record.store import Store
+from edge.status import show
 from edge.types import Identity, Verdict
 from tests.brokers import DEADLINE_S, Mosquitto, require_mosquitto, until
 from tests.e2e.conftest import Site, recipe, site  # noqa: F401  # fixtures
@@ -338,8 +340,8 @@ def test_more_open_files_than_select_can_count_is_visible(
         stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
         for _ in range(1100):
             stack.enter_context(Path("/dev/null").open())
-        line = lines(broker.port, rows=3)
-        until(lambda: line.sink.last_error, "the reason")
+        line = lines(broker.port, rows=3, speed=1.0)
+        until(lambda: "connection was lost" in line.sink.last_error, "the reason, at once", 5.0)
         assert len(line.store.rows) == 3
 
 
@@ -398,6 +400,9 @@ def test_forbidden_topic_is_visible_everywhere_and_not_marked_sent(site: Site) -
     exposition = daemon.get("/metrics")[1]
     assert 'edge_outbox_refused_total{sink="mqtt"} 0.0' not in exposition
     assert 'edge_outbox_refused_total{sink="mqtt"}' in exposition
+    with (console := Console(width=200)).capture() as shown:
+        show(daemon.status(), console)
+    assert "authorized" in shown.get().lower()  # `edge status`
     assert site.subscriber.bodies("result/part") == []  # it is allowed, and waits for its frames
     site.broker.set_acl("")
     until(lambda: len(frames(site)) == 2 and site.subscriber.bodies("result/part"), "all delivered")

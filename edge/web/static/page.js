@@ -56,7 +56,8 @@ function showFigures(status) {
   }
   for (const [name, sink] of Object.entries(status.outbox)) {
     cards.push(card(`sink ${name}`, sink.connected ? number(sink.depth) : "not connected",
-      sink.connected ? "verdicts to deliver" : `${number(sink.depth)} to deliver; ${sink.lastError ?? ""}`));
+      sink.connected && !sink.lastError ? "verdicts to deliver"
+        : `${number(sink.depth)} to deliver; ${sink.lastError ?? ""}`));
   }
   for (const [name, recipe] of Object.entries(status.recipes)) {
     cards.push(card(`recipe ${name}`, recipe.bundle,
