@@ -75,7 +75,9 @@ class DicomDecoder:
         layout = self._layout
         samples = 2 if layout.photometric == "YBR_FULL_422" else layout.samples
         needed = layout.rows * layout.columns * layout.frames * samples * layout.bits_allocated // 8
-        if self._pixels.length < needed:
+        behind = self._stream.data[self._pixels.start + needed : end]
+        # zeros may be padding; anything else are rows or frames that the header does not know
+        if self._pixels.length < needed or (len(behind) > 1 and behind.count(0) < len(behind)):
             raise dicom_stream.damaged(
                 f"{self._pixels.length} bytes of pixel data, where {needed} are needed"
             )

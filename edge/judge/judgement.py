@@ -66,7 +66,7 @@ def judge(
         "class_areas": found.class_areas(),
         "objects": found.objects("NotDecidable" if unlike else "OK"),
     }
-    if score.raw > limits.threshold:  # not `normalised`, which may be rounded down to 1
+    if score.raw > limits.threshold:
         return Judgement("NotOK", ("score_above_threshold", *flags), defects=found.defects(), **common)
     if unlike:
         return Judgement("NotDecidable", (*unlike, *flags), **common)

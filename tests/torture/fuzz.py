@@ -33,7 +33,7 @@ from edge.types import Frame
 from tests.torture.mutations import Mutated, mutate
 from tests.torture.seeds import Seed, all_seeds
 
-LIMITS = Limits(max_pixels=4_000_000, max_pages=16)
+LIMITS = Limits(max_pixels=8_000_000, max_pages=16)
 TIMEOUT_S = 10.0
 MEMORY_BYTES = 3_000_000_000
 HANG_S = 6 * TIMEOUT_S  # an answer that takes this long is a hang of the core, not of a decoder
@@ -42,7 +42,8 @@ KEPT_OF_A_KIND = 20  # files kept for each reason of interest
 INTERESTING = ("decoder_crashed", "decoder_timeout", "out_of_memory")
 REASONS = frozenset(
     {"truncated", "corrupt", "unreadable", "too_large", "no_pixels", "unsupported_format", "not_finite",
-     "unsupported_transfer_syntax", "pixels_not_finite", "empty", *INTERESTING}
+     "unsupported_transfer_syntax", "pixels_not_finite", "range_unusable", "empty", "read_timeout",
+     "no_shared_memory", *INTERESTING}
 )  # fmt: skip
 
 
@@ -75,6 +76,7 @@ class Fuzzer:
     def __init__(self, seeds: Sequence[Seed], seed: int, workers: int, keep: Path) -> None:
         self._seed, self._keep = seed, keep
         by_kind: dict[str, list[Seed]] = {}
+        self._whole = functools.cache(self._decode_whole)
         for one in seeds:
             by_kind.setdefault(one.name.partition("-")[0], []).append(one)
         self._kinds = sorted(by_kind.items())
@@ -83,7 +85,6 @@ class Fuzzer:
         self._workers: DecodeWorkers[PrepareJob] = DecodeWorkers(
             prepare_file, workers=workers, timeout_s=TIMEOUT_S, memory_bytes=MEMORY_BYTES
         )
-        self._whole = functools.cache(self._decode_whole)
         self.tally = Tally()
 
     def close(self) -> None:

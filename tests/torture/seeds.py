@@ -18,7 +18,6 @@ SHIPPED = (
     "CT_small.dcm", "MR_small_implicit.dcm", "MR_small_jpeg_ls_lossless.dcm", "MR_small_RLE.dcm",
     "JPEG2000.dcm", "SC_rgb_dcmtk_+eb+cy+s4.dcm", "SC_rgb_rle.dcm", "examples_palette.dcm", "JPEG-LL.dcm",
     "JPGExtended.dcm", "image_dfl.dcm", "examples_overlay.dcm", "MR_small_bigendian.dcm",
-    "nested_priv_SQ.dcm",
 )  # fmt: skip
 
 
