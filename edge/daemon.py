@@ -35,6 +35,7 @@ from edge.observe.metrics import Metrics
 from edge.observe.notify import sd_notify, watchdog_interval_s
 from edge.pipeline import Inspector
 from edge.recipes import open_recipes
+from edge.record.recovery import open_store
 from edge.record.store import Store
 from edge.running import Running
 
@@ -75,7 +76,7 @@ class Daemon:
         self._journal = InFlight(state / app.IN_FLIGHT, faulted=faulted)
         if self._journal.suspects:
             self._log.warning("daemon.suspects", files=self._journal.suspects, faulted=faulted)
-        store = Store(state / app.DATABASE, app.sinks(self._settings))
+        store = open_store(state / app.DATABASE, app.sinks(self._settings), log=self._log)
         try:
             store.restart_part_clocks(time.time())
             self._catch_signals()

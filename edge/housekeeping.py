@@ -9,16 +9,19 @@ from collections.abc import Callable
 from typing import Any
 
 from edge import app
-from edge.errors import EdgeError
+from edge.errors import DataError, EdgeError
 from edge.observe.health import Health
 from edge.observe.metrics import Metrics
 from edge.quality import control_charts
 from edge.record import evidence
-from edge.record.store import Store
+from edge.record.recovery import set_aside
+from edge.record.store import DAMAGED, Store
 
 STEP_S = 0.5
 PRUNE_S = 600.0
 QUALITY_S = 5.0
+ROOM_S = 2.0  # between two looks at free space: some file systems free it later
+SPARE = 1.1  # of the space wanted is made, so that what comes next fits
 PRUNE_ROWS = 2000  # verdicts a transaction
 MOST_PRUNE_ROUNDS = 100  # 200,000 verdicts every ten minutes, far more than can be made
 DAY_S = 86400.0
@@ -40,7 +43,7 @@ class Housekeeping:
     ) -> None:
         self._line, self._store, self._health, self._metrics = line, store, health, metrics
         self._log, self._clock, self._unix_clock = log, clock, unix_clock
-        self._next_prune_s = self._next_quality_s = float("-inf")
+        self._next_prune_s = self._next_quality_s = self._next_room_s = float("-inf")
         self._quality_known = False
 
     def step(self) -> None:
@@ -49,9 +52,14 @@ class Housekeeping:
             trouble = intake.trouble(self._clock())
             self._health.set(f"source:{intake.name}", not trouble, trouble)
         self._metrics.workers_restarted(self._line.workers.take_restarts())
-        state = self._line.settings.paths.state
+        if self._store.damaged:  # whichever loop met it: only a start can set the database aside
+            raise DataError(
+                f"the database is damaged: {self._store.damaged}",
+                hint="start again: it is checked, and set aside if it is",
+                reason=DAMAGED,
+            )
         with contextlib.suppress(OSError):  # the alert on a stale value says it better than a crash
-            self._metrics.disk_free_bytes.labels(str(state)).set(shutil.disk_usage(state).free)
+            self._look_at_disk()
         if self._clock() >= self._next_quality_s:
             self._next_quality_s = self._clock() + QUALITY_S
             try:
@@ -65,6 +73,28 @@ class Housekeeping:
                 self._prune()
             except (EdgeError, OSError, ValueError) as error:
                 self._log.error("prune.failed", error=error)
+
+    def _look_at_disk(self) -> None:
+        """Free space, with the oldest evidence removed where it is short; damaged databases beside ours."""
+        settings = self._line.settings
+        state, root = settings.paths.state, settings.paths.state / app.EVIDENCE
+        free = shutil.disk_usage(state).free
+        self._metrics.disk_free_bytes.labels(str(state)).set(free)
+        damaged = set_aside(state / app.DATABASE)
+        self._metrics.database_set_aside.set(len(damaged))
+        self._health.set(DAMAGED, not damaged, "; ".join(map(str, damaged)))
+        if self._clock() < self._next_room_s:
+            return
+        self._next_room_s = self._clock() + ROOM_S
+        wanted = evidence.wanted_free(root, settings.evidence.min_free_bytes)
+        lacking = SPARE * wanted - free if free < wanted else 0.0
+        if self._store.disk_full:  # a quota does not show in what is free
+            lacking = max(lacking, wanted / 10)
+        gone = evidence.make_room(root, int(lacking)) if lacking > 0 else 0
+        short = f"{free / 1e9:.2f} GB free at {state}, {wanted / 1e9:.2f} GB are to be kept free"
+        if gone:
+            self._log.warning("evidence.pruned_for_room", results=gone, free_bytes=free, wanted_bytes=wanted)
+        self._health.set("disk", free >= wanted or gone > 0, f"{short}; there is no evidence left to remove")
 
     def _quality(self) -> None:
         """Control charts that have moved, as metrics; at first those of all recipes in use."""
@@ -89,7 +119,7 @@ class Housekeeping:
         pictures = evidence.prune(
             root, max_age_days=rule.max_age_days, max_bytes=rule.max_bytes, now_unix_s=now
         )
-        verdicts, before = 0, now - settings.record.max_age_days * DAY_S
+        verdicts, before = 0, self._store.prunable_before(now, settings.record.max_age_days * DAY_S)
         for _ in range(MOST_PRUNE_ROUNDS):  # small transactions: verdicts are recorded in between
             pruned = self._store.prune(before, PRUNE_ROWS)
             verdicts += pruned

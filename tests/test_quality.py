@@ -258,6 +258,7 @@ def test_a_database_that_does_not_answer_is_asked_again(rig: Rig) -> None:
 
     class Shaky:
         failing = True
+        damaged = ""
 
         def take_moved_charts(self) -> set[tuple[str, str]]:
             return rig.store.take_moved_charts()

@@ -146,6 +146,10 @@ class Metrics:
         self.disk_free_bytes = Gauge(
             "edge_disk_free_bytes", "Free space where state is kept.", ["path"], registry=registry
         )
+        self.database_set_aside = Gauge(
+            "edge_database_set_aside", "Damaged databases that were set aside and still lie there.",
+            registry=registry,
+        )  # fmt: skip
         self.evidence_skipped = Counter(
             "edge_evidence_skipped", "Verdicts whose pictures were not kept.", ["reason"], registry=registry
         )

@@ -29,6 +29,7 @@ CONTRACT = {
     "edge_build_info": {"version"},
     "edge_last_verdict_timestamp_seconds": {"recipe"},
     "edge_disk_free_bytes": {"path"},
+    "edge_database_set_aside": set(),
     "edge_outbox_delivered_total": {"sink"},
     "edge_outbox_refused_total": {"sink"},
     "edge_evidence_skipped_total": {"reason"},
@@ -63,6 +64,7 @@ def use_all(metrics: Metrics) -> None:
     metrics.intake_backlog.labels("ct").set(1)
     metrics.intake_rejected.labels("ct", "truncated").inc()
     metrics.disk_free_bytes.labels("/var").set(1)
+    metrics.database_set_aside.set(0)
     metrics.build_info.labels("0.1.0").set(1)
     metrics.evidence_skipped.labels("disk_full").inc()
     metrics.set_bundle("bracket", sha256="ab", runtime="openvino", precision="int8")
