@@ -191,6 +191,7 @@ def _route(settings: Settings, source: Source, inspector: Inspector) -> Route:
         value_range=source.value_range,
         same_content=source.same_content,
         checksum=source.checksum,
+        holes_refused=source.holes == "refuse",
     )
 
 

@@ -13,14 +13,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.decode import Limits, decode, read_stable, refuse_large
+from edge.decode import Limits, OpenFile, decode, read_stable, refuse_holes, refuse_large
 from edge.decode.checksum import verify
 from edge.errors import BundleError, DataError
 from edge.infer.bundle import MASK_MODEL, MEAN_MASKS, Bundle, ScoreSpec, read_listed, read_mean_masks
@@ -67,6 +67,7 @@ class PrepareJob:
     naming: Naming | None = None
     named: str = ""  # what the naming rule reads
     checksum: str | None = None  # suffix of the file beside it that says its checksum
+    holes_refused: bool = False  # where the file system knows of bytes that were never written
 
 
 def prepare_file(job: PrepareJob, has_read: Callable[[], None] = lambda: None) -> list[Frame]:
@@ -76,7 +77,7 @@ def prepare_file(job: PrepareJob, has_read: Callable[[], None] = lambda: None) -
         DataError: why this file gives no frame; `IncompleteError` if it may yet become whole.
     """
     started = time.monotonic()
-    data = read_stable(job.file, job.stamp, lambda head: refuse_large(head, job.file.name, job.limits))
+    data = read_stable(job.file, job.stamp, partial(_look, job))
     has_read()
     if job.checksum is not None:
         verify(data, job.file, job.checksum)
@@ -84,6 +85,13 @@ def prepare_file(job: PrepareJob, has_read: Callable[[], None] = lambda: None) -
     pictures = decode(data, job.file.name, job.limits)
     decode_s = (time.monotonic() - started) / len(pictures)
     return [prepare_picture(job, picture, digest, job.value_range, decode_s) for picture in pictures]
+
+
+def _look(job: PrepareJob, source: OpenFile) -> None:
+    """What can be refused before all of a file is read."""
+    refuse_large(source, job.file.name, job.limits)
+    if job.holes_refused:
+        refuse_holes(source, job.file.name)
 
 
 def prepare_picture(

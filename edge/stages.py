@@ -56,6 +56,7 @@ class Route:
     value_range: tuple[float, float] | None = None
     same_content: SameContent = "auto"
     checksum: str | None = None
+    holes_refused: bool = True
 
 
 def pixels_of(frame: Frame, score: Score | None = None) -> int:
@@ -254,6 +255,7 @@ class DecodeStage:
             naming=route.naming,
             named=candidate.path,
             checksum=route.checksum,
+            holes_refused=route.holes_refused,
         )
         self.in_flight += 1
         self._tries[candidate.source, candidate.path] += 1

@@ -5,6 +5,6 @@ exception. It is meant to run in worker processes (see workers.py), which add li
 """
 
 from edge.decode.decoder import Decoder, Limits, decode, refuse_large
-from edge.decode.reading import read_stable
+from edge.decode.reading import OpenFile, read_stable, refuse_holes
 
-__all__ = ["Decoder", "Limits", "decode", "read_stable", "refuse_large"]
+__all__ = ["Decoder", "Limits", "OpenFile", "decode", "read_stable", "refuse_holes", "refuse_large"]

@@ -9,13 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge.decode.decoder import Readable
 from edge.errors import DataError, IncompleteError
 from edge.types import FileStamp
 
 
 @dataclass(frozen=True, slots=True)
-class _OpenFile:
+class OpenFile:
     """A file that is read where it is looked at. Not mapped: a mapped one that is cut off would kill us."""
 
     descriptor: int
@@ -28,9 +27,18 @@ class _OpenFile:
         start, stop, _ = where.indices(self.size_bytes)
         return os.pread(self.descriptor, max(0, stop - start), start)
 
+    def has_holes(self) -> bool:
+        """Whether some of it was reserved but never written; False where the file system does not tell."""
+        try:
+            return os.lseek(self.descriptor, 0, os.SEEK_HOLE) < self.size_bytes
+        except OSError:  # it does not tell, or the file is empty
+            return False
+        finally:
+            os.lseek(self.descriptor, 0, os.SEEK_SET)
+
 
 def read_stable(
-    file: Path, stamp: FileStamp | None, look: Callable[[Readable], None] = lambda source: None
+    file: Path, stamp: FileStamp | None, look: Callable[[OpenFile], None] = lambda source: None
 ) -> bytes:
     """The bytes of a file that did not change while it was read.
 
@@ -64,8 +72,24 @@ def read_stable(
         os.close(descriptor)
 
 
+def refuse_holes(source: OpenFile, name: str) -> None:
+    """Refuse a copy whose space was reserved first and has not been filled.
+
+    Formats without checksums cannot tell: what was never written reads as zeros.
+
+    Raises:
+        IncompleteError: "has_holes".
+    """
+    if source.has_holes():
+        raise IncompleteError(
+            f"{name}: parts of it were reserved but never written",
+            hint='let the copy end; where the file system keeps zeros as holes, set holes = "accept"',
+            reason="has_holes",
+        )
+
+
 def _read_whole(
-    file: Path, descriptor: int, expected: FileStamp | None, look: Callable[[Readable], None]
+    file: Path, descriptor: int, expected: FileStamp | None, look: Callable[[OpenFile], None]
 ) -> bytes:
     try:
         before = os.fstat(descriptor)
@@ -73,7 +97,7 @@ def _read_whole(
             raise _not_a_file(file)
         if expected is not None and _stamp(before) != expected:
             raise _changed(file)
-        look(_OpenFile(descriptor, before.st_size))
+        look(OpenFile(descriptor, before.st_size))
         data = _read_up_to(descriptor, before.st_size + 1)  # one more, to see that nothing was appended
         after = os.fstat(descriptor)
     except OSError as error:
