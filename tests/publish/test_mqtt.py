@@ -183,43 +183,6 @@ def test_missing_ca_file_is_visible_and_nothing_is_sent_in_clear(broker: Mosquit
     sink.close(1.0)
 
 
-def certificates(folder: Path) -> tuple[Path, Path, Path]:
-    """A CA, and a certificate of it for 127.0.0.1 with its key."""
-    ca, ca_key, request = folder / "ca.pem", folder / "ca.key", folder / "request"
-    certificate, key, names = folder / "cert.pem", folder / "key.pem", folder / "names"
-    names.write_text("subjectAltName=IP:127.0.0.1\n")
-    new = ["openssl", "req", "-newkey", "rsa:2048", "-nodes"]
-    for command in (
-        [*new, "-x509", "-subj", "/CN=ca", "-days", "2", "-keyout", ca_key, "-out", ca],
-        [*new, "-subj", "/CN=edge", "-keyout", key, "-out", request],
-        ["openssl", "x509", "-req", "-in", request, "-CA", ca, "-CAkey", ca_key, "-CAcreateserial",
-         "-days", "2", "-extfile", names, "-out", certificate],
-    ):  # fmt: skip
-        subprocess.run(command, check=True, capture_output=True)
-    return ca, certificate, key
-
-
-# paho leaves the socket of a failed handshake to the garbage collector
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_tls_with_a_client_certificate(tmp_path: Path) -> None:
-    require_mosquitto()
-    ca, certificate, key = certificates(tmp_path)
-    broker = Mosquitto(tmp_path / "tls", tls=(ca, certificate, key)).start()
-    whole = connect(new_sink(broker.port, tls=Tls(ca_file=ca, cert_file=certificate, key_file=key)))
-    whole.send(message(1))
-    settle_until(whole, lambda total: total.delivered == (1,))
-    whole.close(2.0)
-    stranger = new_sink(broker.port, tls=Tls())  # trusts the system's CAs, which did not sign this one
-    step_until(stranger, lambda: stranger.last_error)
-    assert "certificate" in stranger.last_error.lower()
-    stranger.close(1.0)
-    without = new_sink(broker.port, tls=Tls(ca_file=ca))
-    step_until(without, lambda: without.last_error)
-    assert not without.connected
-    without.close(1.0)
-    broker.stop()
-
-
 def test_nobody_listens_backs_off(log_lines: list[Any]) -> None:
     sink = new_sink(free_port())
     step_until(sink, lambda: sink.last_error)
