@@ -1,3 +1,5 @@
+import errno
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -104,3 +106,86 @@ def test_the_table_of_fragments_has_a_line_each() -> None:
     plane = np.zeros((64, 96), np.float32)
     text = evidence.fragments_csv(replace(summarise(plane, plane, "peak", 4), fragments=fragments))
     assert text.splitlines() == ["x,y,w,h,mse", "0,0,64,64,0.5", "32,0,64,64,0.25"]
+
+
+PICTURE = {"heatmap.png": np.zeros((9, 9), np.uint8)}
+
+
+def test_evidence_that_fails_half_way_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[Path] = []
+
+    def full(file: Path, content: bytes) -> None:
+        if written:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        file.write_bytes(content)
+        written.append(file)
+
+    monkeypatch.setattr(evidence, "_write", full)
+    with pytest.raises(CannotWriteError) as raised:
+        evidence.save(tmp_path, "id0", 0.0, PICTURE, {"fragments.csv": "x"})
+    assert raised.value.reason == "disk_full"
+    assert written
+    assert [file for file in tmp_path.rglob("*") if file.name != "1970-01-01"] == []
+
+
+def test_evidence_leaves_the_last_space_to_verdicts(tmp_path: Path) -> None:
+    free = shutil.disk_usage(tmp_path).free
+    with pytest.raises(CannotWriteError) as raised:
+        evidence.save(tmp_path / "evidence", "id0", 0.0, PICTURE, min_free_bytes=free * 2)
+    assert raised.value.reason == "disk_full"
+    assert not (tmp_path / "evidence").exists()
+    evidence.save(tmp_path / "evidence", "id0", 0.0, PICTURE, min_free_bytes=0)
+
+
+def test_what_is_kept_free_is_a_gigabyte_or_a_tenth_of_a_smaller_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for total, wanted in ((4e9, 4e8), (4e12, 1e9)):
+        usage = shutil._ntuple_diskusage(int(total), 0, int(total))  # type: ignore[attr-defined]
+        monkeypatch.setattr(shutil, "disk_usage", lambda folder, usage=usage: usage)
+        assert evidence.wanted_free(tmp_path, None) == wanted
+        assert evidence.wanted_free(tmp_path, 5) == 5
+
+
+def test_room_is_made_by_the_oldest_and_no_more_than_is_needed(tmp_path: Path) -> None:
+    for day in range(5):
+        evidence.save(tmp_path, f"id{day}", day * DAY_S, PICTURE)
+    size = (tmp_path / "1970-01-01" / "id0" / "heatmap.png").stat().st_size
+    assert evidence.make_room(tmp_path, 2 * size) == 2
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["1970-01-03", "1970-01-04", "1970-01-05"]
+    assert evidence.make_room(tmp_path, 10**9) == 3
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_crash_left_half_written_goes_later_and_is_not_taken_for_a_result(tmp_path: Path) -> None:
+    evidence.save(tmp_path, "id1", 0.0, PICTURE)
+    half = tmp_path / "1970-01-01" / f".id0{evidence.UNFINISHED}"
+    half.mkdir()
+    written_s = half.stat().st_mtime
+    keep = {"max_age_days": 36500, "max_bytes": 10**9}
+    assert evidence.make_room(tmp_path, 1) == 1
+    assert half.exists()
+    evidence.prune(tmp_path, **keep, now_unix_s=written_s + 60)
+    assert half.exists()  # it may be being written
+    evidence.prune(tmp_path, **keep, now_unix_s=written_s + 2 * evidence.UNFINISHED_S)
+    assert not half.exists()
+
+
+def test_evidence_without_a_verdict_ages_like_any_other(tmp_path: Path) -> None:
+    """A crash between pictures and transaction leaves it: nothing refers to it, and nothing need do so."""
+    for day in range(3):
+        evidence.save(tmp_path, f"id{day}", day * DAY_S, PICTURE)
+    assert evidence.prune(tmp_path, max_age_days=1, max_bytes=10**9, now_unix_s=2 * DAY_S) == 1
+
+
+@pytest.mark.parametrize("ahead_days", [31, 3650])
+def test_a_clock_that_jumped_ahead_lets_no_evidence_age(tmp_path: Path, ahead_days: int) -> None:
+    for day in range(5):
+        evidence.save(tmp_path, f"id{day}", day * DAY_S, PICTURE)
+    keep = {"max_age_days": 20, "max_bytes": 10**9}
+    now = (4 + ahead_days) * DAY_S
+    assert evidence.prune(tmp_path, **keep, now_unix_s=now) == 0
+    evidence.save(tmp_path, "id9", now, PICTURE)  # results of the wrong time do not hide the gap
+    assert evidence.prune(tmp_path, **keep, now_unix_s=now) == 0
+    evidence.prune(tmp_path, max_age_days=20, max_bytes=0, now_unix_s=now)  # size still counts
+    assert list(tmp_path.iterdir()) == []
