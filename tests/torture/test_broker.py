@@ -29,9 +29,9 @@ from edge.types import Identity, Verdict
 from tests.brokers import DEADLINE_S, Mosquitto, require_mosquitto, until
 from tests.e2e.conftest import Site, recipe, site  # noqa: F401  # fixtures
 from tests.e2e.test_run import arrive, frames, retained
-from tests.publish.rigs import STATION, Subscriber, new_sink
+from tests.publish.rigs import Subscriber, new_sink
 from tests.publish.test_outbox import Meter
-from tests.torture.proxy import PUBACK, PUBLISH, Proxy
+from tests.torture.proxy import Proxy
 
 pytestmark = pytest.mark.mosquitto
 
@@ -464,6 +464,9 @@ def test_broker_that_comes_back_without_its_memory_is_told_everything_again(
     late.close()
 
 
-def test_station_of_this_suite_is_the_one_of_the_site() -> None:
-    assert STATION == "st"
-    assert (PUBLISH, PUBACK) == (3, 4)
+@pytest.mark.slow
+def test_long_outage_is_drained_fast_in_order_and_in_flat_memory() -> None:
+    require_mosquitto()
+    command = [sys.executable, "-m", "bench.drain", "--verdicts", "20000", "--away", "3", "--recording"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
