@@ -250,6 +250,8 @@ def _complete(target: sqlite3.Connection, sinks: Sequence[str], found: Salvaged)
     _verdicts_from_outbox(target)
     if "verdicts" in found.torn:
         _forget_journal_without_verdicts(target)
+    if "files" in found.torn:
+        _journal_from_verdicts(target)
     if "outbox" in found.torn:
         _send_again(target, sinks, found)
     for name in set(FIRST) & set(found.rows):
@@ -292,6 +294,15 @@ def _forget_journal_without_verdicts(target: sqlite3.Connection) -> None:
         " (SELECT coalesce(min(created_unix_s), 0) FROM verdicts)"
     )
     target.execute("DROP INDEX salvage_by_content")
+
+
+def _journal_from_verdicts(target: sqlite3.Connection) -> None:
+    """What was judged is read again, as its size and time are not known, and known by its content."""
+    target.execute(
+        "INSERT OR IGNORE INTO files (source, path, size_bytes, mtime_ns, sha256, recorded_unix_s)"
+        " SELECT source, path, -1, -1, sha256, created_unix_s FROM verdicts"
+        " WHERE type = 'frame' AND source IS NOT NULL AND sha256 <> '' ORDER BY created_unix_s DESC"
+    )
 
 
 def _send_again(target: sqlite3.Connection, sinks: Sequence[str], found: Salvaged) -> None:
