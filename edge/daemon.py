@@ -74,10 +74,11 @@ class Daemon:
         lock = lock_site(state)
         faulted = watch_faults(state / app.FAULTS, self._log)
         self._journal = InFlight(state / app.IN_FLIGHT, faulted=faulted)
-        if self._journal.suspects:
-            self._log.warning("daemon.suspects", files=self._journal.suspects, faulted=faulted)
         store = open_store(state / app.DATABASE, app.sinks(self._settings), log=self._log)
         try:
+            self._journal.drop(store.is_recorded)
+            if self._journal.suspects:
+                self._log.warning("daemon.suspects", files=self._journal.suspects, faulted=faulted)
             store.restart_part_clocks(time.time())
             self._catch_signals()
             inspectors = open_recipes(self._settings, self._note_engine)

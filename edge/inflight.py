@@ -14,6 +14,8 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,7 @@ from edge.types import Candidate, FileStamp
 # That a daemon was killed from outside says nothing of the file; that it happens so often with the same file
 # alone does. Where native code faulted, the first time alone is the second try, and enough.
 MOST_DEATHS_ALONE = 3
+OLD_S = 7 * 86400.0  # a file that was not found again in a week is gone
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,14 @@ class InFlight:
         """Files that were under way when the daemon died, and have no verdict yet."""
         with self._lock:
             return len(self._deaths)
+
+    def drop(self, is_recorded: Callable[[str, str, FileStamp], bool]) -> None:
+        """Forget suspects that have their verdict: the daemon died after it was stored."""
+        with self._lock:
+            for name in [name for name in self._deaths if is_recorded(name.source, name.path, name.stamp)]:
+                del self._deaths[name]
+                with suppress(OSError):
+                    self._note(name).unlink(missing_ok=True)
 
     def is_condemned(self, candidate: Candidate) -> bool:
         """Whether the daemon died too often with this file."""
@@ -96,11 +107,13 @@ class InFlight:
         deaths: dict[_Name, int] = {}
         for file in self._folder.glob("*.json"):
             try:
+                if time.time() - file.stat().st_mtime > OLD_S:
+                    raise ValueError("old")
                 note = json.loads(file.read_text())
                 stamp = FileStamp(int(note["size_bytes"]), int(note["mtime_ns"]))
                 name = _Name(str(note["source"]), str(note["path"]), stamp)
                 deaths[name] = int(note["deaths"]) + (weight if note["alone"] else 0)
-            except (OSError, ValueError, KeyError, TypeError):  # half written: it says nothing
+            except (OSError, ValueError, KeyError, TypeError):  # old, or half written: it says nothing
                 with suppress(OSError):
                     file.unlink()
         return deaths

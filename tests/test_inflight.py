@@ -1,5 +1,6 @@
 """Notes of files under way: what a start makes of those that a death left behind."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -98,3 +99,22 @@ def test_half_written_notes_and_a_full_disk_are_survived(
     monkeypatch.setattr(Path, "write_text", full)
     after.enter(B)
     after.leave(B)
+
+
+def test_what_has_its_verdict_is_no_suspect_and_leaves_no_note(tmp_path: Path) -> None:
+    notes = InFlight(tmp_path)
+    notes.enter(A)
+    notes.enter(B)
+    after = InFlight(tmp_path)
+    after.drop(lambda source, path, stamp: (source, path, stamp) == ("s", A.path, A.stamp))
+    assert after.suspects == 1
+    assert after.admits(B)
+    assert InFlight(tmp_path).suspects == 1
+
+
+def test_notes_of_files_that_never_came_back_go(tmp_path: Path) -> None:
+    InFlight(tmp_path).enter(A)
+    (note,) = tmp_path.glob("*.json")
+    os.utime(note, (1, 1))
+    assert InFlight(tmp_path).suspects == 0
+    assert list(tmp_path.iterdir()) == []
