@@ -125,12 +125,14 @@ listen = "127.0.0.1:{http_port}"
 class DaemonProcess:
     """`edge run` as its own process."""
 
+    module = "edge"
+
     def __init__(self, config: Path, http_port: int, environ: Mapping[str, str] | None = None) -> None:
         self.config, self.http_port = config, http_port
         self.log = config.parent / "daemon.log"
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "edge", "run", "--config", str(config)],
+                [sys.executable, "-m", self.module, "run", "--config", str(config)],
                 stdout=log, stderr=log, env={**os.environ, "PYTHONUNBUFFERED": "1", **(environ or {})},
             )  # fmt: skip
 

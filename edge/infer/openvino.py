@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ class OpenVinoRuntime:
         self.precision = precision
         self.batch = max(1, PIXELS_PER_CALL // tile_px**2)
         self.from_cache = False
-        core = ov.Core()
+        core = the_core()
         options = {
             hint.performance_mode(): hint.PerformanceMode.THROUGHPUT,
             hint.inference_precision(): _TYPES[precision],
@@ -140,7 +141,7 @@ def open_explainer(
     Raises:
         BundleError: it cannot be compiled, or has not those two outputs.
     """
-    core = ov.Core()
+    core = the_core()
     try:
         model = core.read_model(onnx)
         model.reshape([-1, 1, tile_px, tile_px])
@@ -160,9 +161,20 @@ def open_explainer(
     return explain
 
 
+@cache
+def the_core() -> Any:
+    """OpenVINO, loaded once and kept until the process ends.
+
+    Its CPU plugin gives the thread that loads it a stack for signal handlers, and unmaps that when it is
+    unloaded, by whatever thread. With a core for each runtime, a runtime that the inspecting thread drops
+    would leave the main thread without, and the next SIGTERM or SIGHUP would be a segmentation fault.
+    """
+    return ov.Core()
+
+
 def has_fast_bf16() -> bool:
     """Whether OpenVINO would run bf16 natively on this CPU."""
-    capabilities: list[str] = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    capabilities: list[str] = the_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return "BF16" in capabilities
 
 
@@ -171,7 +183,7 @@ def cpu_identity() -> str:
 
     The name alone does not do: virtual machines of one name move between hosts.
     """
-    core = ov.Core()
+    core = the_core()
     can: list[str] = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     flags = ""
     with contextlib.suppress(OSError):  # not Linux

@@ -1,5 +1,7 @@
 import hashlib
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -183,3 +185,23 @@ def test_a_bundle_whose_masks_lack_their_files_or_have_others_is_refused(
     write_signed_json(bundle.folder / "bundle.json", bundle.manifest.model_copy(update=changes))
     with pytest.raises(BundleError, match="its masks need"):
         load_bundle(bundle.folder)
+
+
+def test_signals_arrive_after_another_thread_dropped_a_runtime(bundle: Bundle) -> None:
+    """OpenVINO's CPU plugin takes the main thread's signal stack along when it is unloaded elsewhere."""
+    code = """
+import os, signal, sys, threading
+from pathlib import Path
+from edge.infer.bundle import load_bundle
+from edge.infer.compile import open_runtime
+
+held = [open_runtime(load_bundle(Path(sys.argv[1])))]
+dropping = threading.Thread(target=held.clear)
+dropping.start()
+dropping.join()
+arrived = []
+signal.signal(signal.SIGHUP, lambda *_: arrived.append(1))
+os.kill(os.getpid(), signal.SIGHUP)
+assert arrived
+"""
+    subprocess.run([sys.executable, "-c", code, str(bundle.folder)], check=True, timeout=60)
