@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from edge.config import Mqtt, Tls
 
 CONNECT_TIMEOUT_S = 5.0
+CALLBACKS = ("on_connect", "on_disconnect", "on_publish", "on_subscribe", "on_message", "on_log")
 LOOP_S = 1.0  # at most, between two looks at keepalive
 UNLIMITED = 2**28  # the largest packet MQTT knows
 
@@ -184,26 +185,25 @@ class Connection:
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)  # type: ignore[arg-type]  # paho's protocol
 
     def _live(self) -> None:
-        """The network thread: however it ends, `Down` says why."""
+        """The network thread: however it ends, `Down` says why, after paho's own if it had a word."""
         where = f"{self._settings.host}:{self._settings.port}"
+        why = f"cannot connect to {where}"
         try:
             self._prepare()
             self._client.connect(**self._connect_arguments())
-        except Exception as error:  # unreachable, certificates or names that make no sense, our own fault
-            self._put(Down(f"cannot connect to {where}: {_said(error)}"))
-            return
-        if self._closing.is_set():
-            self.abandon()
-        ended = ""
-        try:
+            why = f"connection to {where} lost"
+            if self._closing.is_set():
+                self.abandon()
             while (code := self._client.loop(LOOP_S)) == MQTTErrorCode.MQTT_ERR_SUCCESS:
                 pass
-            ended = error_string(code)
-        except Exception as error:  # a packet that makes no sense, or a fault of ours
-            ended = _said(error)
+            why += f": {error_string(code)}"
+        except Exception as error:  # unreachable, names or packets that make no sense, or a fault of ours
+            why += f": {_said(error)}"
         finally:
             self.abandon()
-            self._put(Down(f"connection to {where} lost: {ended}"))  # after paho's own, if it had a word
+            for callback in CALLBACKS:  # they know us, we know the client: a circle that would keep its files
+                setattr(self._client, callback, None)  # open until a garbage collection, which may be days
+            self._put(Down(why))
 
     def _prepare(self) -> None:
         client, settings = self._client, self._settings
@@ -213,12 +213,8 @@ class Connection:
             client.username_pw_set(settings.username, read_password(settings.password_file, self._environ))
         if settings.tls is not None:
             client.tls_set_context(_tls_context(settings.tls))
-        client.on_connect = self._on_connect
-        client.on_disconnect = self._on_disconnect
-        client.on_publish = self._on_publish
-        client.on_subscribe = self._on_subscribe
-        client.on_message = self._on_message
-        client.on_log = self._on_log
+        for callback in CALLBACKS:
+            setattr(client, callback, getattr(self, f"_{callback}"))
         # says that writing is not for the thread that publishes: ours is woken and does it
         client.on_socket_register_write = lambda _client, _userdata, _socket: None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import resource
 import subprocess
@@ -186,6 +187,28 @@ def test_connection_reset_again_and_again(
         proxy.reset_after_publishes = 17
         until(lambda: proxy.reset_after_publishes == 0, "the reset")
     assert_complete(consumer, line)
+
+
+def test_connection_that_breaks_again_and_again_leaves_no_open_files(
+    proxy: Proxy, lines: Callable[..., Line]
+) -> None:
+    line = lines(proxy.port)
+    gc.disable()  # in a process with a large heap a full collection may be days away
+    try:
+        for round_ in range(12):
+            until(lambda: line.sink.capacity() == MAX_IN_FLIGHT, "connected")
+            if round_ == 2:
+                before = open_files()
+            proxy.reset()
+            until(lambda: not line.sink.connected, "broken")
+        until(lambda: line.sink.capacity() == MAX_IN_FLIGHT, "connected")
+        until(lambda: open_files() <= before + 2, "as few files as before", 10.0)
+    finally:
+        gc.enable()
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 # connections that hang
