@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
+import cv2
 import pytest
 
 from edge.testing import write_frame
 from tests.brokers import until
 from tests.decode import bombs
+from tests.decode import builders as make
+from tests.decode.test_lies import holes_are_told
 from tests.e2e.conftest import Site, recipe, site
 
 __all__ = ["recipe", "site"]  # fixtures
@@ -28,6 +32,11 @@ def said(site: Site, name: str) -> tuple[str, list[str]]:
     return verdict["resultEvaluation"], verdict["reasons"]
 
 
+def width(site: Site, name: str) -> int:
+    """Of the frame as it was decoded; 0 while it was not."""
+    return int(verdicts(site)[name]["image"]["width"]) if name in verdicts(site) else 0
+
+
 def checksum_beside(file: Path, digest: str) -> Path:
     beside = file.with_name(f"{file.name}.sha256")
     beside.write_text(f"{digest}  {file.name}\n")
@@ -36,7 +45,7 @@ def checksum_beside(file: Path, digest: str) -> Path:
 
 @pytest.mark.mosquitto
 def test_frames_are_held_against_the_checksums_beside_them(site: Site) -> None:
-    site.configure(checksum=".sha256", include=["*"])
+    site.configure(checksum=".sha256", include=["*"], incomplete_after_s=5.0)
     incoming = site.folder / "incoming/B1"
     incoming.mkdir()
     right = write_frame(incoming / "right_01.png", seed=1)
@@ -55,6 +64,40 @@ def test_frames_are_held_against_the_checksums_beside_them(site: Site) -> None:
     assert said(site, "wrong_01.png") == ("NotDecidable", ["checksum_mismatch"])
     assert said(site, "without_01.png") == ("NotDecidable", ["checksum_missing"])
     assert daemon.stop()[0] == 0
+    assert len(verdicts(site)) == 4  # checksum files are no frames
+
+
+@pytest.mark.mosquitto
+def test_a_copy_whose_space_was_reserved_first_is_judged_when_it_is_filled(site: Site) -> None:
+    site.configure(include=["*"])
+    incoming = site.folder / "incoming/B1"
+    incoming.mkdir()
+    if not holes_are_told(incoming):
+        assert os.environ.get("EDGE_REQUIRE_ALL") != "1", "needs a file system that tells of holes"
+        pytest.skip("this file system does not tell of holes")
+    (incoming / "probe").unlink()
+    whole = make.tiff(make.grey(height=480, width=640))
+    for name in ("never_01.tif", "later_01.tif"):
+        bombs.sparse(incoming / name, whole[: len(whole) // 2], len(whole))
+    site.start()
+    until(lambda: "never_01.tif" in verdicts(site), "a verdict on what was never filled")
+    assert said(site, "never_01.tif") == ("NotDecidable", ["has_holes"])
+    (incoming / "later_01.tif").write_bytes(whole)
+    until(lambda: width(site, "later_01.tif") == 640, "the filled one is decoded")
+
+
+@pytest.mark.mosquitto
+def test_colour_is_not_called_ok_where_the_recipe_knows_grey(site: Site) -> None:
+    incoming = site.folder / "incoming/B1"
+    incoming.mkdir()
+    grey = cv2.imread(str(write_frame(site.folder / "scratch.png")), cv2.IMREAD_GRAYSCALE)
+    assert grey is not None
+    cv2.imwrite(str(incoming / "grey_01.png"), grey)
+    cv2.imwrite(str(incoming / "colour_01.png"), cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR))
+    site.start()
+    until(lambda: len(verdicts(site)) == 2, "two verdicts")
+    assert said(site, "grey_01.png") == ("OK", [])
+    assert said(site, "colour_01.png") == ("NotDecidable", ["colour_outside_calibration"])
 
 
 @pytest.mark.mosquitto
