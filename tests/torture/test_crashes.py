@@ -13,7 +13,7 @@ import pytest
 
 from edge.testing import write_frame
 from tests.brokers import until
-from tests.e2e.conftest import Site, recipe, site  # noqa: F401  # fixtures
+from tests.e2e.conftest import Site
 from tests.e2e.test_run import arrive
 from tests.sites import VIEWS
 from tests.torture.dying_daemon import BOUNDARIES
@@ -26,11 +26,11 @@ PARTS = 4
 PATHS = [f"B1/P{part:03d}_{view}.png" for part in range(PARTS) for view in VIEWS]
 
 
-def results(site: Site) -> list[bytes]:  # noqa: F811
+def results(site: Site) -> list[bytes]:
     return [m.payload for m in list(site.subscriber.messages) if "/result/" in m.topic]
 
 
-def run_to_the_end(site: Site, frames: int, parts: int) -> None:  # noqa: F811
+def run_to_the_end(site: Site, frames: int, parts: int) -> None:
     """Start the daemon, and wait until all has its verdict and nothing waits any more."""
     daemon = site.start()
     until(lambda: daemon.status()["verdicts"]["frame"].get("OK", 0) >= frames, "all frames judged", 60)
@@ -40,7 +40,7 @@ def run_to_the_end(site: Site, frames: int, parts: int) -> None:  # noqa: F811
     assert code == 0
 
 
-def die(site: Site, where: str, times: int) -> None:  # noqa: F811
+def die(site: Site, where: str, times: int) -> None:
     command = [sys.executable, "-m", "tests.torture.dying_daemon", where, str(times)]
     with (site.folder / "dying.log").open("ab") as log:
         process = subprocess.Popen(
@@ -54,7 +54,7 @@ def die(site: Site, where: str, times: int) -> None:  # noqa: F811
 
 @pytest.mark.parametrize("where", BOUNDARIES)
 def test_killed_between_two_stages_it_loses_nothing_and_repeats_only_copies(
-    site: Site,  # noqa: F811
+    site: Site,
     where: str,
 ) -> None:
     for seed, path in enumerate(PATHS):
@@ -68,7 +68,7 @@ def test_killed_between_two_stages_it_loses_nothing_and_repeats_only_copies(
     assert list((site.folder / "var/in-flight").glob("*")) == []
 
 
-def test_killed_at_random_again_and_again_it_loses_nothing(site: Site) -> None:  # noqa: F811
+def test_killed_at_random_again_and_again_it_loses_nothing(site: Site) -> None:
     loop = Loop(site, seed=1)
     for _ in range(10):
         loop.kill_once()
@@ -79,7 +79,7 @@ def test_killed_at_random_again_and_again_it_loses_nothing(site: Site) -> None: 
     assert tally.frames > 20
 
 
-def test_a_stop_in_the_middle_of_inference_is_over_in_time_and_loses_nothing(site: Site) -> None:  # noqa: F811
+def test_a_stop_in_the_middle_of_inference_is_over_in_time_and_loses_nothing(site: Site) -> None:
     from edge.testing import write_frame as write
 
     rng = np.random.default_rng(0)
@@ -101,7 +101,7 @@ def test_a_stop_in_the_middle_of_inference_is_over_in_time_and_loses_nothing(sit
     assert [n for _, n in rows] == [1] * 6
 
 
-def test_a_file_that_takes_the_core_down_is_tried_twice_and_set_aside(site: Site, tmp_path: Path) -> None:  # noqa: F811
+def test_a_file_that_takes_the_core_down_is_tried_twice_and_set_aside(site: Site, tmp_path: Path) -> None:
     """The engine faults in native code on one frame: the daemon dies, and is started again by systemd."""
     for seed, path in enumerate(PATHS):
         arrive(site, path, seed=seed)
@@ -132,7 +132,7 @@ def test_a_file_that_takes_the_core_down_is_tried_twice_and_set_aside(site: Site
     assert b'"inspection_crashed"' in b"".join(results(site))
 
 
-def _evaluations(site: Site) -> dict[str, str]:  # noqa: F811
+def _evaluations(site: Site) -> dict[str, str]:
     database = sqlite3.connect(f"file:{site.folder}/var/edge.sqlite3?mode=ro", uri=True)
     try:
         rows = database.execute("SELECT path, evaluation FROM verdicts WHERE type='frame'").fetchall()
@@ -141,7 +141,7 @@ def _evaluations(site: Site) -> dict[str, str]:  # noqa: F811
     return dict(rows)
 
 
-def _ended_or_done(site: Site, process: subprocess.Popen[bytes], frames: int) -> int | None:  # noqa: F811
+def _ended_or_done(site: Site, process: subprocess.Popen[bytes], frames: int) -> int | None:
     """The exit code, or None once all frames have their verdicts at the consumer."""
     seen = {"code": None}
 
