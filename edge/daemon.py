@@ -41,6 +41,7 @@ from edge.running import Running
 
 EXIT_OK = 0
 EXIT_INTERNAL = 70
+RECOVERING = "EXTEND_TIMEOUT_USEC=3600000000\nSTATUS=recovering what can be read of a damaged database"
 MOST_FAULT_CHARS = 4000
 
 Replacement = tuple[Settings, dict[str, Inspector]]
@@ -74,7 +75,12 @@ class Daemon:
         lock = lock_site(state)
         faulted = watch_faults(state / app.FAULTS, self._log)
         self._journal = InFlight(state / app.IN_FLIGHT, faulted=faulted)
-        store = open_store(state / app.DATABASE, app.sinks(self._settings), log=self._log)
+        store = open_store(
+            state / app.DATABASE,
+            app.sinks(self._settings),
+            log=self._log,
+            takes_long=lambda: sd_notify(RECOVERING, self._environ),
+        )
         try:
             self._journal.drop(store.is_recorded)
             if self._journal.suspects:

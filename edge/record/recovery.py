@@ -46,15 +46,24 @@ class SetAside:
 
 
 def open_store(
-    file: Path, sinks: Sequence[str], *, log: Any, unix_clock: Callable[[], float] = time.time
+    file: Path,
+    sinks: Sequence[str],
+    *,
+    log: Any,
+    unix_clock: Callable[[], float] = time.time,
+    takes_long: Callable[[], None] = lambda: None,
 ) -> Store:
     """The site's database; a damaged one is set aside first, and what is readable of it taken over.
+
+    `takes_long` is called before it is checked and read, which takes minutes where there are millions of rows.
 
     Raises:
         CannotWriteError: it cannot be opened or written. DataError: a newer edge has written it.
     """
     try:
         _finish(file)
+        if suspect_mark(file).exists():
+            takes_long()
         why = _damage(file)
         if not why:
             try:
@@ -64,6 +73,7 @@ def open_store(
                     raise
                 why = error.message
         log.error("database.damaged", file=str(file), why=why)
+        takes_long()
         _save_what_is_readable(file, why, sinks, unix_clock())
         _finish(file)
     except (OSError, sqlite3.DatabaseError) as error:
