@@ -27,7 +27,9 @@ _SOF = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}  # F7: JPEG-LS
 _LOSSLESS = frozenset({0xC3, 0xC7, 0xCB, 0xCF, 0xF7})
 _STANDALONE = frozenset({0x01, *range(0xD0, 0xD8)})  # TEM and RSTn have no length
 # ends a scan: a marker which is neither a stuffed zero nor a restart (ITU-T T.81, B.1.1.5)
-_SCAN_END = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]", re.DOTALL)
+_SCAN_END = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)
+_FILL = re.compile(rb"\xff*")
+_MAX_SEGMENTS = 100_000  # a scan or a table each; encoders write some tens
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +127,10 @@ def frame_header(data: bytes) -> FrameHeader:
 def segments(data: bytes) -> Iterator[Segment]:
     """The segments of a JPEG stream (ITU-T T.81, annex B), up to and with EOI."""
     position = 2
-    while True:
+    for _ in range(_MAX_SEGMENTS):
         start = position
-        while position < len(data) and data[position] == 0xFF:
-            position += 1  # a marker may be preceded by any number of fill bytes
+        fill = _FILL.match(data, position)  # a marker may be preceded by any number of fill bytes
+        position = fill.end() if fill else start
         if position >= len(data):
             raise _cut(data, "no end-of-image marker")
         if position == start:
@@ -150,6 +152,7 @@ def segments(data: bytes) -> Iterator[Segment]:
             if not found:
                 raise _cut(data, "inside a scan")
             position = found.start()
+    raise _damaged(f"more than {_MAX_SEGMENTS} segments")
 
 
 def _cut(data: bytes, what: str) -> IncompleteError:

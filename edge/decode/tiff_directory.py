@@ -134,6 +134,8 @@ def segments(data: Readable, directory: Directory) -> list[Segment]:
             raise cut(data, f"strip or tile {number} has not been written")
         if start + size > len(data):
             raise cut(data, f"strip or tile {number} ends at byte {start + size}")
+    if sum(sizes) > len(data):  # however many times the same bytes are named, they are read once at most
+        raise damaged(f"{len(sizes)} strips or tiles of {sum(sizes)} bytes lie over each other")
     if directory.compression == _UNCOMPRESSED:
         stored = sum(sizes)
         # one strip with rows that the header does not know: only part of the picture would be looked at

@@ -255,6 +255,20 @@ def test_a_tiff_with_fewer_rows_than_are_stored_is_refused() -> None:
     assert "1924 bytes of pixels, where 1040 are needed" in refused(data).message
 
 
+def test_strips_that_lie_over_each_other_are_refused() -> None:
+    """Else a small file would have the same bytes searched and decoded again and again."""
+    data = make.tiff(make.grey(height=1000, width=8), compression="jpeg", rowsperstrip=8)
+    (at,) = struct.unpack_from("<I", data, 4)
+    lying = bytearray(data + bytes(2000))
+    for entry in range(at + 2, at + 2 + 12 * struct.unpack_from("<H", data, at)[0], 12):
+        tag, kind, count, values = struct.unpack_from("<HHII", data, entry)
+        if tag in (273, 279):  # 125 strips, each of them the whole file
+            value = 8 if tag == 273 else len(data)
+            layout = f"<{count}{'H' if kind == 3 else 'I'}"
+            struct.pack_into(layout, lying, values, *[value] * count)
+    assert "lie over each other" in refused(bytes(lying)).message
+
+
 def test_a_loop_over_several_directories_is_refused() -> None:
     data = bytearray(make.tiff(*[make.grey(seed=n) for n in range(3)]))
     at = first = struct.unpack_from("<I", data, 4)[0]
@@ -318,6 +332,19 @@ def test_a_jpeg_with_other_rows_than_are_coded_is_refused(height: int) -> None:
     at = data.index(b"\xff\xc0") + 5
     data[at : at + 2] = struct.pack(">H", height)
     assert refused(bytes(data)).reason == "corrupt"
+
+
+@pytest.mark.parametrize("end", [b"", b"\0", b"\xff\xd9"])
+def test_a_scan_of_nothing_but_fill_bytes_is_walked_once(end: bytes) -> None:
+    data = make.jpeg(make.smooth())
+    scan = data.index(b"\xff\xda") + 20
+    assert refused(data[:scan] + b"\xff" * 4_000_000 + end).reason in ("truncated", "corrupt")
+
+
+def test_a_jpeg_of_a_million_segments_is_not_walked_to_its_end() -> None:
+    data = make.jpeg(make.smooth())
+    error = refused(data[:2] + b"\xff\xe0\0\x02" * 1_000_000 + data[2:])
+    assert "more than 100000 segments" in error.message
 
 
 @pytest.mark.parametrize("height", [38, -38, 2**31 - 1, -(2**31)])
