@@ -55,7 +55,7 @@ def open_store(
 ) -> Store:
     """The site's database; a damaged one is set aside first, and what is readable of it taken over.
 
-    `takes_long` is called before it is checked and read, which takes minutes where there are millions of rows.
+    `takes_long` is called before it is checked and read: minutes, where there are millions of rows.
 
     Raises:
         CannotWriteError: it cannot be opened or written. DataError: a newer edge has written it.
