@@ -79,7 +79,7 @@ class Daemon:
             state / app.DATABASE,
             app.sinks(self._settings),
             log=self._log,
-            takes_long=lambda: sd_notify(RECOVERING, self._environ),
+            takes_long=self._takes_long,
         )
         try:
             self._journal.drop(store.is_recorded)
@@ -98,6 +98,9 @@ class Daemon:
             sys.stderr.flush()
             os._exit(self._exit_code)
         return self._exit_code
+
+    def _takes_long(self) -> None:
+        sd_notify(RECOVERING, self._environ)
 
     def request_stop(self) -> None:
         """Drain and stop, as SIGTERM does."""
