@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typing
 import zlib
+from dataclasses import replace
 from hashlib import md5, sha1, sha256, sha512
 from pathlib import Path
 
@@ -55,6 +56,27 @@ def test_a_frame_with_the_right_checksum_is_decoded_and_a_changed_one_is_not(
     with pytest.raises(IncompleteError) as caught:
         prepare(tmp_path, text, suffix, bytes(changed))
     assert (caught.value.reason, caught.value.retryable) == ("checksum_mismatch", True)
+
+
+def test_flipped_bits_of_a_jpeg_that_still_decodes_are_caught_by_its_checksum(tmp_path: Path) -> None:
+    """Of the flips in entropy-coded data the format itself shows only some: docs/fuzzing.md has the share."""
+    whole = make.jpeg(make.grey(height=200, width=300))
+    file, scan = tmp_path / "a.jpg", whole.index(b"\xff\xda") + 14
+    (tmp_path / "a.jpg.sha256").write_text(sha256(whole).hexdigest())
+    job = PrepareJob(file, "a.jpg", None, PreprocessSpec(), LIMITS)
+    silent = 0
+    for place in range(scan, len(whole) - 2, 401):
+        changed = bytearray(whole)
+        changed[place] ^= 0x10
+        file.write_bytes(changed)
+        try:
+            silent += len(prepare_file(job))
+        except DataError:
+            continue
+        with pytest.raises(IncompleteError) as caught:
+            prepare_file(replace(job, checksum=".sha256"))
+        assert caught.value.reason == "checksum_mismatch"
+    assert silent > 10
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ Mutation = Callable[[bytes, random.Random], bytes]
 # Numbers at which parsers break: none, one, the ends of every width, and one beside them
 TELLING = (0, 1, 2, 3, 7, 8, 15, 16, 17, 31, 32, 33, 64, 127, 128, 255, 256, 257, 32767, 32768, 65535, 65536,
            2**24, 2**31 - 1, 2**31, 2**32 - 2, 2**32 - 1, 2**63 - 1, 2**64 - 1)  # fmt: skip
+AMPLIFIED_BYTES = 2_000_000
 NEAR_BYTES = 600  # headers and directories lie this near to one end of a file
 CODESTREAMS = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51")  # JPEG and JPEG 2000 within TIFF and DICOM
 VRS = [b"AE", b"CS", b"DS", b"FD", b"IS", b"LO", b"OB", b"OF", b"OW", b"SQ", b"UI", b"UL", b"UN", b"US",
@@ -100,6 +101,13 @@ def repeat_stretch(data: bytes, rng: random.Random) -> bytes:
     """A packet that came twice."""
     at, size = _stretch(data, rng)
     return data[: at + size] + data[at:]
+
+
+def amplify(data: bytes, rng: random.Random) -> bytes:
+    """A short stretch again and again: what takes quadratic time becomes a hang."""
+    at = rng.randrange(len(data) + 1)
+    stretch = data[at : at + rng.choice((1, 2, 4, 8, 12, 16, 20))] or b"\xff"
+    return data[:at] + stretch * (AMPLIFIED_BYTES // len(stretch)) + data[at:]
 
 
 def insert_noise(data: bytes, rng: random.Random) -> bytes:
@@ -240,6 +248,7 @@ BLIND: Sequence[tuple[str, Mutation]] = (
     ("cut", cut),
     ("delete", delete_stretch),
     ("repeat", repeat_stretch),
+    ("amplify", amplify),
     ("insert", insert_noise),
     ("number", write_number),
     ("codestream", number_in_codestream),
