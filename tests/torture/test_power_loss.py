@@ -2,41 +2,47 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import pytest
 
+from edge.record import evidence
 from edge.record.store import Store
 from tests.brokers import until
-from tests.torture.power_loss import Disk, Operation, read_log, write_out
+from tests.e2e.conftest import Site, recipe, site  # noqa: F401  # fixtures
+from tests.e2e.test_run import arrive
+from tests.sites import DaemonProcess
+from tests.torture.power_loss import Disk, read_log, write_out
 from tests.torture.shim import Shim
 from tests.torture.writers import MARKS, SINKS, document
 
 DATABASE = "var/edge.sqlite3"
 CUTS = 400
+DAEMON_CUTS = 200
+PICTURES = (evidence.OVERLAY, evidence.HEATMAP)
 
 
-def cuts(log: Path, count: int, seed: int) -> Iterator[tuple[Disk, list[str], random.Random]]:
+def cuts(
+    log: Path, count: int, seed: int, marks_file: str = MARKS
+) -> Iterator[tuple[Disk, list[str], random.Random]]:
     """The disk at random moments, with the words that were marked as done until then."""
     chance = random.Random(seed)
     operations = list(read_log(log))
     moments = set(chance.sample(range(1, len(operations) + 1), min(count, len(operations))))
     disk, marks = Disk(), bytearray()
     for number, operation in enumerate(operations, 1):
-        if is_mark(operation):
+        if operation.name == marks_file:
             marks += operation.data
         else:
             disk.step(operation)
         if number in moments:
             yield disk, marks.decode().splitlines(), chance
-
-
-def is_mark(operation: Operation) -> bool:
-    return operation.name == MARKS
 
 
 def words(marks: list[str], what: str) -> set[str]:
@@ -124,3 +130,61 @@ def test_a_document_is_the_old_or_the_new_one_and_whole(recording: Shim) -> None
             assert written == -1, "a document that was written is gone"
         else:
             assert content in (document(written), document(written + 1))
+
+
+@pytest.mark.slow
+@pytest.mark.mosquitto
+def test_a_daemon_whose_power_goes_has_what_it_said(site: Site, tmp_path: Path) -> None:  # noqa: F811
+    """The daemon as it runs: what its log calls judged is in the database, its result waits or is at the
+    broker, and evidence is whole or not there. The broker comes in the middle."""
+    site.broker.stop()
+    shim = Shim(site.folder, record=True)
+    daemon = DaemonProcess(site.folder / "config.toml", site.http_port, shim.env)
+    site.daemons.append(daemon.ready())
+    for number in range(60):
+        arrive(site, f"B1/P{number // 2:03d}_0{1 + number % 2}.png", defect=number % 3 == 0, seed=number)
+        if number == 30:
+            until(lambda: daemon.log.read_text().count("frame.judged") >= 25, "the first verdicts")
+            site.broker.start()
+    until(lambda: daemon.log.read_text().count("frame.judged") == 60, "all verdicts")
+    until(lambda: daemon.status()["outbox"]["mqtt"]["depth"] == 0, "all delivered")
+    daemon.stop()
+    received = {
+        json.loads(m.payload)["resultId"] for m in list(site.subscriber.messages) if "/result/" in m.topic
+    }
+    found: list[str] = []
+    for disk, log, chance in cuts(shim.log, DAEMON_CUTS, seed=5, marks_file="daemon.log"):
+        left = {name: content for name, content in disk.after_cut(chance).items() if name.startswith("var")}
+        folder = write_out(without_shared_memory(left), tmp_path / "after")
+        found += after_cut(folder, log, received)
+        shutil.rmtree(folder)
+    shim.close()
+    assert found == []
+
+
+def after_cut(folder: Path, log: list[str], received: set[str]) -> list[str]:
+    """What is not as the daemon's log and the broker have it."""
+    if not (folder / "var").exists():
+        return ["verdicts without a folder"] if any("frame.judged" in line for line in log) else []
+    Store(folder / DATABASE, ["mqtt"]).close()
+    db = sqlite3.connect(folder / DATABASE)
+    found = [line for (line,) in db.execute("PRAGMA integrity_check") if line != "ok"]
+    payloads = {row: json.loads(text) for row, text in db.execute("SELECT result_id, payload FROM verdicts")}
+    waiting = {row for (row,) in db.execute("SELECT result_id FROM outbox")}
+    journal = db.execute("SELECT count(*) FROM files").fetchone()[0]
+    db.close()
+    judged = {
+        json.loads(line)["result_id"] for line in log if '"frame.judged"' in line and line.endswith("}")
+    }
+    found += [f"{name}: judged, and not stored" for name in judged - payloads.keys()]
+    found += [f"{name}: neither waiting nor received" for name in payloads.keys() - waiting - received]
+    if journal != sum(payload["resultType"] == "frame" for payload in payloads.values()):
+        found.append("journal and verdicts differ")
+    named = {payload["evidence"] for payload in payloads.values() if payload.get("evidence")}
+    there = {
+        str(one.relative_to(folder / "var/evidence")): one for one in folder.glob("var/evidence/*/[!.]*")
+    }
+    found += [f"{name}: no evidence" for name in named - there.keys()]
+    for one in there.values():
+        found += [f"{one}: {name}" for name in PICTURES if cv2.imread(str(one / name)) is None]
+    return found
