@@ -313,7 +313,7 @@ OPERATION = st.one_of(
     st.tuples(st.sampled_from(["up", "down", "hold", "go", "store_fails"]), st.just(0)),
 )
 POLICY = st.tuples(st.just("policy"), st.integers(0, 3))  # which kinds the broker refuses from now on
-PARTS = st.tuples(st.just("add_part"), st.just(1))
+PARTS = st.tuples(st.just("add_part"), st.integers(1, 3))
 POLICIES: tuple[tuple[str, ...], ...] = ((), ("frame",), ("part",), ("frame", "part"))
 REFUSAL = st.tuples(st.sampled_from(["refuse", "accept"]), st.just(0))
 
@@ -333,6 +333,7 @@ def apply(world: World, name: str, count: int) -> None:
     elif name == "add":
         world.add(count)
     elif name == "add_part":
+        world.add(count, "frame")
         world.add(1, "part")
     elif name == "policy":  # takes a new connection, as a broker's does that is told so by its administrator
         world.sink.disconnect()
@@ -387,9 +388,13 @@ def test_without_refusals_first_copies_arrive_in_order(operations: list[tuple[st
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(OPERATION | PARTS | POLICY, max_size=40))
-def test_refusals_by_kind_do_not_change_the_order_of_first_copies(operations: list[tuple[str, int]]) -> None:
-    world = World(3, fresh=True)
+@given(POLICY, st.lists(OPERATION | PARTS | POLICY, max_size=40))
+def test_refusals_by_kind_do_not_change_the_order_of_first_copies(
+    first: tuple[str, int], operations: list[tuple[str, int]]
+) -> None:
+    world = World(2, fresh=True)
+    apply(world, "add_part", 1)
+    apply(world, *first)
     for name, count in operations:
         apply(world, name, count)
         check_nothing_lost(world)
