@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
-from edge.config import Settings, Tls
+from edge.config import Settings, Tls, is_loopback
 from edge.errors import ConfigError, EdgeError
 from edge.recipes import check_state, open_recipe
 from edge.web.token import read_token
@@ -38,6 +39,45 @@ def problems(settings: Settings) -> list[EdgeError]:
                 )
             )
     return found
+
+
+def notes(settings: Settings) -> list[str]:
+    """What keeps nothing from running and yet lets somebody in; said by `edge check` and at every start."""
+    mqtt, http = settings.mqtt, settings.http
+    found = []
+    if mqtt.enabled and mqtt.tls is None and not is_loopback(mqtt.host):
+        what = "verdicts" if mqtt.username is None else "the password and verdicts"
+        found.append(
+            f"mqtt.host = {mqtt.host!r} without [mqtt.tls]: {what} cross the network in clear, and anybody "
+            "on it may pretend to be the broker"
+        )
+    if http.enabled and not http.on_loopback:
+        found.append(
+            f"http.listen = {http.listen!r}: the page, and its token, cross the network in clear; better "
+            "listen on 127.0.0.1 behind a reverse proxy with TLS"
+        )
+    return found + [
+        f"{key} = {str(file)!r} can be read by everybody on this machine: chmod o= it"
+        for key, file in _secret_files(settings).items()
+        if _is_public(file)
+    ]
+
+
+def _secret_files(settings: Settings) -> dict[str, Path]:
+    tls = settings.mqtt.tls or Tls()
+    named = {
+        "mqtt.password_file": settings.mqtt.password_file,
+        "mqtt.tls.key_file": tls.key_file,
+        "http.token_file": settings.http.token_file,
+    }
+    return {key: file for key, file in named.items() if file is not None}
+
+
+def _is_public(file: Path) -> bool:
+    try:
+        return bool(file.stat().st_mode & 0o007)
+    except OSError:  # the checks say what is wrong with it
+        return False
 
 
 def check_sources(settings: Settings) -> None:

@@ -192,18 +192,23 @@ def run(config: Config = None) -> None:
 def check(config: Config = None, json_: Json = False) -> None:
     """Validate the configuration, and everything it names: bundles, calibrations, folders."""
     from edge import config as configuration
+    from edge.check import notes as find_notes
     from edge.check import problems as find_problems
 
     file = configuration.find(config)
+    notes: list[str] = []
     try:
         settings = configuration.load(file)
-        problems = find_problems(settings)
+        problems, notes = find_problems(settings), find_notes(settings)
     except ConfigError as error:
         problems = [error]
     if json_:
         listed = [{"message": p.message, "hint": p.hint, "reason": p.reason} for p in problems]
-        _print_json({"config": str(file.resolve()), "ok": not problems, "problems": listed})
+        found = {"ok": not problems, "problems": listed, "notes": notes}
+        _print_json({"config": str(file.resolve()), **found})
     else:
+        for note in notes:
+            print(f"edge: note: {note}", file=sys.stderr)
         for problem in problems:
             print(f"edge: {problem}", file=sys.stderr)
         if not problems:

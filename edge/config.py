@@ -60,6 +60,14 @@ def label(value: str) -> str:
     return value
 
 
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine and nobody else hears what is said; names are not looked up."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 Bytes = Annotated[int, BeforeValidator(_bytes), Field(ge=0)]
 Label = Annotated[str, AfterValidator(label)]
 TopicLevel = Annotated[str, AfterValidator(_topic_level)]
@@ -220,11 +228,7 @@ class Http(_Table):
     @property
     def on_loopback(self) -> bool:
         """Whether only this machine can reach it."""
-        host = self.address[0]
-        try:
-            return ipaddress.ip_address(host).is_loopback
-        except ValueError:
-            return host == "localhost"
+        return is_loopback(self.address[0])
 
     @property
     def answers_to(self) -> frozenset[str]:

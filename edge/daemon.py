@@ -26,7 +26,7 @@ from prometheus_client import CollectorRegistry
 
 from edge import __version__, app
 from edge.artifacts import make_folder
-from edge.check import check_sources
+from edge.check import check_sources, notes
 from edge.config import Settings, load
 from edge.errors import CannotWriteError, ConfigError, EdgeError, TryAgainError
 from edge.inflight import InFlight
@@ -151,6 +151,8 @@ class Daemon:
             recipes={name: inspector.model.precision for name, inspector in inspectors.items()},
             sources=[source.name for source in settings.source],
         )  # fmt: skip
+        for note in notes(settings):
+            self._log.warning("config.note", note=note)
         sd_notify("READY=1\nSTATUS=inspecting", self._environ)
         return running
 
