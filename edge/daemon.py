@@ -6,6 +6,7 @@ non-zero exit code and be started again.
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import fcntl
 import json
@@ -29,6 +30,7 @@ from edge.artifacts import make_folder
 from edge.check import check_sources, notes
 from edge.config import Settings, load
 from edge.errors import CannotWriteError, ConfigError, EdgeError, TryAgainError
+from edge.housekeeping import make_room
 from edge.inflight import InFlight
 from edge.observe.health import Health
 from edge.observe.metrics import Metrics
@@ -73,6 +75,8 @@ class Daemon:
         """
         state = self._settings.paths.state
         lock = lock_site(state)
+        with contextlib.suppress(OSError):  # whoever needs the disk next says what is wrong with it
+            make_room(self._settings, self._log)
         faulted = watch_faults(state / app.FAULTS, self._log)
         self._journal = InFlight(state / app.IN_FLIGHT, faulted=faulted)
         store = open_store(

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from edge import app
+from edge.config import Settings
 from edge.errors import DataError, EdgeError
 from edge.observe.health import Health
 from edge.observe.metrics import Metrics
@@ -25,6 +26,28 @@ SPARE = 1.1  # of the space wanted is made, so that what comes next fits
 PRUNE_ROWS = 2000  # verdicts a transaction
 MOST_PRUNE_ROUNDS = 100  # 200,000 verdicts every ten minutes, far more than can be made
 DAY_S = 86400.0
+
+
+def make_room(settings: Settings, log: Any, *, refused: bool = False) -> str:
+    """Remove the oldest evidence where less is free than is to be kept free; says so where none is left.
+
+    `refused`: the database found no space, whatever the disk says of what is free (a quota).
+
+    Raises:
+        OSError: the disk cannot be looked at.
+    """
+    state, root = settings.paths.state, settings.paths.state / app.EVIDENCE
+    free, wanted = evidence.free_bytes(root), evidence.wanted_free(root, settings.evidence.min_free_bytes)
+    lacking = SPARE * wanted - free if free < wanted else 0.0
+    if refused:
+        lacking = max(lacking, wanted / 10)
+    gone = evidence.make_room(root, int(lacking)) if lacking > 0 else 0
+    if gone:
+        log.warning("evidence.pruned_for_room", results=gone, free_bytes=free, wanted_bytes=wanted)
+    if gone or free >= wanted:
+        return ""
+    short = f"{free / 1e9:.2f} GB free at {state}, {wanted / 1e9:.2f} GB are to be kept free"
+    return f"{short}; there is no evidence left to remove"
 
 
 class Housekeeping:
@@ -77,24 +100,16 @@ class Housekeeping:
     def _look_at_disk(self) -> None:
         """Free space, with the oldest evidence removed where it is short; damaged databases beside ours."""
         settings = self._line.settings
-        state, root = settings.paths.state, settings.paths.state / app.EVIDENCE
-        free = shutil.disk_usage(state).free
-        self._metrics.disk_free_bytes.labels(str(state)).set(free)
+        state = settings.paths.state
+        self._metrics.disk_free_bytes.labels(str(state)).set(shutil.disk_usage(state).free)
         damaged = set_aside(state / app.DATABASE)
         self._metrics.database_set_aside.set(len(damaged))
         self._health.set(DAMAGED, not damaged, "; ".join(map(str, damaged)))
         if self._clock() < self._next_room_s:
             return
         self._next_room_s = self._clock() + ROOM_S
-        wanted = evidence.wanted_free(root, settings.evidence.min_free_bytes)
-        lacking = SPARE * wanted - free if free < wanted else 0.0
-        if self._store.disk_full:  # a quota does not show in what is free
-            lacking = max(lacking, wanted / 10)
-        gone = evidence.make_room(root, int(lacking)) if lacking > 0 else 0
-        short = f"{free / 1e9:.2f} GB free at {state}, {wanted / 1e9:.2f} GB are to be kept free"
-        if gone:
-            self._log.warning("evidence.pruned_for_room", results=gone, free_bytes=free, wanted_bytes=wanted)
-        self._health.set("disk", free >= wanted or gone > 0, f"{short}; there is no evidence left to remove")
+        short = make_room(settings, self._log, refused=self._store.disk_full)
+        self._health.set("disk", not short, short)
 
     def _quality(self) -> None:
         """Control charts that have moved, as metrics; at first those of all recipes in use."""

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -121,9 +121,9 @@ class Shim:
             rule.mode = 0
 
     def run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """A Python module with its arguments, under the shim."""
+        """A Python module with its arguments (or `-c` and a program), under the shim."""
         return subprocess.run(
-            [sys.executable, "-m", *arguments],
+            _command(arguments),
             env=os.environ | self.env, text=True, capture_output=True, timeout=120, check=check,
         )  # fmt: skip
 
@@ -131,7 +131,7 @@ class Shim:
     def start(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
         """The same, running meanwhile; ended with the block."""
         process = subprocess.Popen(
-            [sys.executable, "-m", *arguments], env=os.environ | self.env, text=True, stderr=subprocess.PIPE
+            _command(arguments), env=os.environ | self.env, text=True, stderr=subprocess.PIPE
         )
         try:
             yield process
@@ -149,3 +149,7 @@ class Shim:
         rule.glob, rule.left, rule.hits = os.fsencode(glob), left, 0
         rule.mode = mode  # last: from here on it strikes
         return number
+
+
+def _command(arguments: Sequence[str]) -> list[str]:
+    return [sys.executable, *([] if arguments[0] == "-c" else ["-m"]), *arguments]
