@@ -146,7 +146,8 @@ def site(tmp_path: Path, recipe: Path) -> Iterator[DiskSite]:
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        pytest.param(lambda shim: shim.full_disk("edge.sqlite3*"), "full", id="full disk"),
+        pytest.param(lambda shim: shim.full_disk("edge.sqlite3*"), "full", id="no room for the database"),
+        pytest.param(lambda shim: shim.full_disk(), "full", id="full disk"),
         pytest.param(lambda shim: shim.fsync_fails("edge.sqlite3*"), "disk I/O error", id="fsync error"),
         pytest.param(lambda shim: shim.read_only(), "", id="read-only file system"),
     ],
@@ -187,6 +188,19 @@ def test_the_oldest_evidence_makes_room_and_no_verdict_waits(site: DiskSite) -> 
     site.check_all_stored_once()
     assert "record.failed" not in daemon.log.read_text()
     assert "evidence.pruned_for_room" in daemon.log.read_text()
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_at_the_start_is_made_room_on(site: DiskSite) -> None:
+    old = site.folder / "var" / "evidence" / "2026-01-01"
+    for number in range(40):
+        (old / f"old{number:02d}").mkdir(parents=True)
+        (old / f"old{number:02d}" / "overlay.jpg").write_bytes(bytes(100_000))
+    site.shim.small_disk(0)
+    site.start().ready()
+    assert len(list(old.iterdir())) < 20
+    site.arrive(3)
+    site.check_all_stored_once()
 
 
 @pytest.mark.slow
