@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import sqlite3
+import struct
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -24,6 +26,8 @@ from edge.record.store import DAMAGED, Store, suspect_mark
 
 JOURNALS = ("-wal", "-shm")
 REPORT = ".json"
+PAGE_BYTES = 4096  # SQLite's default, which is used
+FIRST_TABLES = ("outbox", "files", "verdicts", "parts", "part_views")
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,11 +160,38 @@ def _salvaged(file: Path, fresh: Path, sinks: Sequence[str]) -> Salvaged:
         target.execute("PRAGMA journal_mode=OFF")  # it counts only when it is whole
         target.execute("PRAGMA synchronous=OFF")
         found = salvage(file, target, sinks)
+        if not found.read:
+            found = _salvaged_below_first_page(file, fresh, target, sinks)
     finally:
         target.close()
     with fresh.open("rb") as stream:
         os.fsync(stream.fileno())
     return found
+
+
+def _salvaged_below_first_page(
+    file: Path, fresh: Path, target: sqlite3.Connection, sinks: Sequence[str]
+) -> Salvaged:
+    """Without its first page a database does not know its tables. Those of the first schema have had the same
+    place in every one since: with the first page of a fresh one, a copy can be read."""
+    pages = _size(file) // PAGE_BYTES
+    if pages < 2:
+        return Salvaged()
+    copy = _beside(file, ".salvaging-copy")
+    try:
+        for suffix in ("", "-wal"):
+            if _size(_beside(file, suffix)):
+                shutil.copyfile(_beside(file, suffix), _beside(copy, suffix))
+        with copy.open("r+b") as stream, fresh.open("rb") as whole:
+            page = bytearray(whole.read(PAGE_BYTES))
+            page[28:40] = struct.pack(">III", pages, 0, 0)  # sqlite.org/fileformat.html: size, no free pages
+            stream.write(page)
+        found = salvage(copy, target, sinks, only=FIRST_TABLES)
+        found.torn.add("sqlite_master")
+        return found
+    finally:
+        for suffix in ("", *JOURNALS):
+            _beside(copy, suffix).unlink(missing_ok=True)
 
 
 def _finish(file: Path) -> None:

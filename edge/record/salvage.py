@@ -41,8 +41,12 @@ class Salvaged:
     again: int = 0  # verdicts that wait again, as it is not known whether they were sent
 
 
-def salvage(damaged: Path, target: sqlite3.Connection, sinks: Sequence[str]) -> Salvaged:
+def salvage(
+    damaged: Path, target: sqlite3.Connection, sinks: Sequence[str], only: Sequence[str] = ()
+) -> Salvaged:
     """Copy what is readable of a database into a fresh one that has all tables; one transaction.
+
+    `only`: these tables.
 
     Raises:
         sqlite3.DatabaseError: the new one cannot be written.
@@ -53,6 +57,7 @@ def salvage(damaged: Path, target: sqlite3.Connection, sinks: Sequence[str]) -> 
     db = sqlite3.connect(f"{damaged.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None)
     try:
         names = {name for (name,) in db.execute(TABLES)} & {name for (name,) in target.execute(TABLES)}
+        names &= set(only or names)
         found.read = True
         db.text_factory = bytes  # a text that is not UTF-8 must cost its row only
         target.execute("BEGIN")

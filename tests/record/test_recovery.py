@@ -154,6 +154,20 @@ def test_a_spoiled_index_costs_no_row(file: Path) -> None:
     assert (one.verdicts, one.waiting, one.files, one.left_out, one.whole) == (600, 200, 600, 0, True)
 
 
+@pytest.mark.parametrize("zeroed", [512, PAGE])
+def test_without_its_first_page_the_tables_are_still_found(file: Path, zeroed: int) -> None:
+    with file.open("r+b") as stream:
+        stream.write(bytes(zeroed))
+    recovered(file).close()
+    assert len(read(file, "SELECT 1 FROM verdicts")) == 600
+    assert len(read(file, "SELECT 1 FROM files")) == 600
+    waiting = {row for (row,) in read(file, "SELECT result_id FROM outbox")}
+    assert waiting == {name_of(n) for n in range(400, 600)}
+    (one,) = set_aside(file)
+    assert (one.verdicts, one.whole) == (600, False)
+    assert list(file.parent.glob("*salvag*")) == []
+
+
 def test_a_verdict_that_is_not_whole_is_left_out(file: Path) -> None:
     db = sqlite3.connect(file)
     db.execute("UPDATE verdicts SET payload = substr(payload, 1, 100) WHERE result_id = ?", (name_of(5),))
