@@ -97,13 +97,11 @@ def _objects_found_by(settings: Settings, recipe: str) -> MaskedCrops:
         UsageError: the recipe finds no foreground.
     """
     from edge.crops import MaskedCrops
-    from edge.infer.bundle import load_bundle
     from edge.infer.compile import open_runtime
     from edge.preprocess.foreground import to_square
-    from edge.recipes import find_recipe
-    from edge.renewal import engine_to_load
+    from edge.recipes import load_engine
 
-    bundle = load_bundle(engine_to_load(settings.paths.engines / find_recipe(settings, recipe).engine))
+    bundle = load_engine(settings, recipe)
     if bundle.manifest.training.get("truth") != "foreground":
         raise UsageError(
             f"recipe {recipe} (model {bundle.manifest.model}) finds no foreground",

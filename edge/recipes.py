@@ -37,11 +37,7 @@ def open_recipe(settings: Settings, name: str, *, calibrated: bool = True, note:
         UnavailableError: the device or precision cannot be had here.
         CannotWriteError: the state folder, where compiled engines are kept, cannot be written.
     """
-    recipe, trusted = find_recipe(settings, name), trusted_keys(settings)
-    bundle = load_bundle(engine_to_load(settings.paths.engines / recipe.engine))
-    if trusted is not None:
-        check_signature(bundle.folder / MANIFEST, "edge/bundle/1", bundle.digest, trusted, name)
-    calibration = None
+    recipe, bundle, calibration = find_recipe(settings, name), load_engine(settings, name), None
     if calibrated and bundle.manifest.training.get("truth") == "foreground":
         raise ConfigError(
             f"recipe {name} finds foregrounds: it has no thresholds, and judges nothing",
@@ -50,7 +46,7 @@ def open_recipe(settings: Settings, name: str, *, calibrated: bool = True, note:
     if calibrated:
         file = settings.paths.calibration / f"{recipe.calibration}.json"
         calibration = calibration_to_load(file, bundle.digest)
-        if trusted is not None:
+        if (trusted := trusted_keys(settings)) is not None:
             check_signature(file, "edge/calibration/1", calibration.digest, trusted, name)
         _check_views(settings, name, calibration)
     check_state(settings)
@@ -63,6 +59,19 @@ def open_recipe(settings: Settings, name: str, *, calibrated: bool = True, note:
         note=note,
     )
     return Inspector(bundle, runtime, calibration)
+
+
+def load_engine(settings: Settings, name: str) -> Bundle:
+    """A recipe's bundle, checked, and signed where that is required: what may run here.
+
+    Raises:
+        ConfigError: no such recipe, or no trusted key can be read.
+        BundleError: missing, damaged, or not signed where it must be.
+    """
+    bundle = load_bundle(engine_to_load(settings.paths.engines / find_recipe(settings, name).engine))
+    if (trusted := trusted_keys(settings)) is not None:
+        check_signature(bundle.folder / MANIFEST, "edge/bundle/1", bundle.digest, trusted, name)
+    return bundle
 
 
 def open_on_cpu(settings: Settings, bundle: Bundle, note: Note = no_note) -> Runtime:

@@ -245,6 +245,18 @@ def test_what_was_calibrated_again_must_be_signed_again(site: SignedSite) -> Non
     site.open()
 
 
+@pytest.mark.parametrize("command", ["compile", "calibrate"])
+def test_no_command_runs_an_engine_that_is_not_signed(
+    site: SignedSite, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    site.settings()
+    site.signatures[0].unlink()
+    arguments = ["--recipe", "blur", "--config", str(site.folder / "config.toml")]
+    images = [str(site.folder / "good")] if command == "calibrate" else []
+    assert cli._run([command, *images, *arguments]) == 65
+    assert "bundle.json is not signed" in capsys.readouterr().err
+
+
 def test_an_old_pair_that_was_signed_once_still_opens(site: SignedSite, tmp_path: Path) -> None:
     """Signatures say who, not when: an older signed pair is a way back, and as trusted as it was."""
     kept = tmp_path / "kept"

@@ -427,11 +427,9 @@ def calibrate(
     from edge.calibrate import calibrate_recipe, calibrated_views, check_rule
     from edge.dataset import samples
     from edge.decode import Limits
-    from edge.infer.bundle import load_bundle
     from edge.infer.compile import open_runtime
     from edge.learn.progress import Event, console
-    from edge.recipes import COMPILED, check_state, find_recipe, value_range_of
-    from edge.renewal import engine_to_load
+    from edge.recipes import COMPILED, check_state, find_recipe, load_engine, value_range_of
 
     numbers = {"false_reject": false_reject, "k": k, "quantile": quantile, "view_cycle": view_cycle}
     _check_finite(numbers | {"false_reject_part": false_reject_part, "review_band": review_band})
@@ -446,7 +444,7 @@ def calibrate(
     known = find_recipe(settings, recipe)
     target = settings.paths.calibration / f"{known.calibration}.json"
     dataset = samples(images, manifest=manifest, template=template, pattern=pattern, masks=masks)
-    bundle = load_bundle(engine_to_load(settings.paths.engines / known.engine))
+    bundle = load_engine(settings, recipe)
     check_state(settings)
     with console() as listen:
         for name in dataset.unmatched:
@@ -521,12 +519,10 @@ def compile_(
 ) -> None:
     """Compile an engine for this machine, hold it to its golden pair, and measure it."""
     from edge import config as configuration
-    from edge.infer.bundle import load_bundle
-    from edge.recipes import COMPILED, check_state, find_recipe
-    from edge.renewal import engine_to_load
+    from edge.recipes import COMPILED, check_state, load_engine
 
     settings = configuration.site(config)
-    bundle = load_bundle(engine_to_load(settings.paths.engines / find_recipe(settings, recipe).engine))
+    bundle = load_engine(settings, recipe)
     check_state(settings)
     cache = settings.paths.state / COMPILED
     rows = [measure(bundle, wanted, cache) for wanted in precision or ["fp32", "bf16"]]
