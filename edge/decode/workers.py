@@ -9,6 +9,7 @@ however it is stopped, and the next job has a new one.
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.forkserver as forkserver
 import os
 import queue
 import signal
@@ -38,6 +39,7 @@ from edge.types import Frame
 Job = TypeVar("Job")
 JobIn = TypeVar("JobIn", contravariant=True)
 
+FORK_S = 10.0  # until the process that makes workers has made another one
 START_S = 120.0  # imports and warm-up of a worker, on a machine that has other things to do
 TAKEN_S = 10.0  # until a worker that is ready says that it has a job
 KILLED_S = 1.0  # until a killed process is gone; one that waits for a dead mount may never be
@@ -95,6 +97,7 @@ class DecodeWorkers(Generic[Job]):
         self._lock = threading.Lock()
         self._restarts = 0
         self._closed = False
+        self._made_one = False
         self._alive: set[BaseProcess] = set()
         self._threads = [
             threading.Thread(target=self._serve, name=f"decode-worker-{number}", daemon=True)
@@ -177,12 +180,20 @@ class DecodeWorkers(Generic[Job]):
             target=_work, args=(theirs, self._task, self._memory_bytes, self._warm_up), daemon=True
         )
         worker = _Worker(process, ours)
+        # the process that makes workers imports what they need before its first one
+        rescue = threading.Timer(FORK_S if self._made_one else START_S, _kill_fork_server)
+        rescue.start()
         try:
             process.start()
+        except EOFError:
+            ours.close()
+            self._made_one = False
+            raise _LostError from None
         except BaseException:
             ours.close()
             raise
         finally:
+            rescue.cancel()
             theirs.close()
         with self._lock:
             self._alive.add(process)
@@ -190,6 +201,7 @@ class DecodeWorkers(Generic[Job]):
         if closed or self._answer(worker, START_S) != _READY:
             self._end(worker)
             raise _LostError
+        self._made_one = True
         return worker
 
     def _end(self, worker: _Worker | None) -> None:
@@ -269,6 +281,15 @@ class DecodeWorkers(Generic[Job]):
             if ready:  # it ended; what it had said last is read first
                 return None
         return None
+
+
+def _kill_fork_server() -> None:
+    """The process that makes workers hangs: without it, whoever waits goes on, and the next start makes a new
+    one. multiprocessing has no public way to say so."""
+    pid = getattr(getattr(forkserver, "_forkserver", None), "_forkserver_pid", None)
+    if pid is not None:
+        with suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def _settle(future: Future[list[Frame]], outcome: list[Frame] | EdgeError | None) -> None:

@@ -178,6 +178,18 @@ def test_a_worker_that_is_stopped_is_replaced(
     assert pid_of(workers) != pid
 
 
+def test_a_stopped_maker_of_workers_is_replaced_as_well(
+    workers: DecodeWorkers[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers_module, "FORK_S", 0.5)
+    monkeypatch.setattr(workers_module, "TAKEN_S", 0.5)
+    worker = psutil.Process(pid_of(workers))
+    for process in (worker, worker.parent()):
+        assert process is not None
+        process.suspend()
+    assert len(workers.submit("after").result(60)) == 2
+
+
 def test_a_worker_that_dies_while_idle_costs_no_job(workers: DecodeWorkers[str]) -> None:
     os.kill(pid_of(workers), signal.SIGKILL)
     assert len(workers.submit("next").result(30)) == 2
