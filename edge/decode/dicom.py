@@ -70,9 +70,12 @@ class DicomDecoder:
         end = self._stream.end(self._pixels)
         if end == self._pixels.start:
             raise _no_pixels("the pixel data is empty")
-        if self._pixels.length is None:
-            return  # encapsulated: the walk came to the delimiter
         layout = self._layout
+        if self._pixels.length is None:  # encapsulated: the walk came to the delimiter
+            offsets = (self._stream.header(self._pixels.start).length or 0) // 4  # PS3.5 A.4: of each frame
+            if offsets > layout.frames:
+                raise dicom_stream.damaged(f"{offsets} frames are stored, {layout.frames} announced")
+            return
         samples = 2 if layout.photometric == "YBR_FULL_422" else layout.samples
         needed = layout.rows * layout.columns * layout.frames * samples * layout.bits_allocated // 8
         behind = self._stream.data[self._pixels.start + needed : end]

@@ -120,6 +120,8 @@ def _rle(encoded: bytes, runner: DecodeRunner) -> bytes:
         segment = imagecodecs.packbits_decode(encoded[start:end])
         if len(segment) < pixels:
             raise DataError(f"an RLE segment of {len(segment)} pixels, where {pixels} are needed")
+        if any(segment[pixels + 1 :]):  # one may come of the padding to even length
+            raise DataError(f"an RLE segment of {len(segment)} pixels, where {pixels} are expected")
         plane[:] = np.frombuffer(segment, np.uint8, pixels)
     if samples > 1:
         runner.set_option("planar_configuration", 1)
