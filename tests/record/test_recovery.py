@@ -191,8 +191,8 @@ def test_a_verdict_that_is_not_whole_is_left_out(file: Path) -> None:
 def test_random_damage_makes_nothing_up(file: Path) -> None:
     true = {row[0]: row[1] for row in read(file, "SELECT result_id, payload FROM verdicts")}
     whole = file.read_bytes()
-    chance = random.Random(4)
-    for _ in range(15):
+    chance, aside = random.Random(4), 0
+    for _ in range(8):
         spoilt = bytearray(whole)
         for _ in range(chance.choice([1, 3, 30])):
             at = chance.randrange(PAGE, len(spoilt))
@@ -202,10 +202,12 @@ def test_random_damage_makes_nothing_up(file: Path) -> None:
         file.write_bytes(spoilt)
         suspect_mark(file).touch()
         open_store(file, ["mqtt"], log=LOG).close()
+        aside += len(set_aside(file))
         for result_id, payload in read(file, "SELECT result_id, payload FROM verdicts"):
             found = json.loads(payload)
             assert found["resultId"] == result_id
             assert result_id in true
+    assert aside > 4
 
 
 def test_a_log_without_its_database_is_not_thrown_away(file: Path) -> None:
