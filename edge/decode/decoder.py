@@ -203,7 +203,7 @@ def _quiet_libraries() -> Iterator[None]:
 
     Not safe with threads, as warnings.catch_warnings is not: decoding has a process of its own.
     """
-    loggers = [logging.getLogger(name) for name in ("pydicom", "tifffile")]
+    loggers = [logging.getLogger(name) for name in ("pydicom", "tifffile", "imagecodecs")]
     before = [logger.disabled for logger in loggers]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
