@@ -46,7 +46,7 @@ def make_room(settings: Settings, log: Any, *, refused: bool = False) -> str:
         log.warning("evidence.pruned_for_room", results=gone, free_bytes=free, wanted_bytes=wanted)
     if gone or free >= wanted:
         return ""
-    short = f"{free / 1e9:.2f} GB free at {state}, {wanted / 1e9:.2f} GB are to be kept free"
+    short = f"{free / 1e6:.0f} MB free at {state}, {wanted / 1e6:.0f} MB are to be kept free"
     return f"{short}; there is no evidence left to remove"
 
 

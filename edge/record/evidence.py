@@ -169,7 +169,7 @@ def save(
 def _check_room(root: Path, min_free_bytes: int | None) -> None:
     free, wanted = free_bytes(root), wanted_free(root, min_free_bytes)
     if free < wanted:
-        raise OSError(errno.ENOSPC, f"{free / 1e9:.2f} GB free, {wanted / 1e9:.2f} GB to be kept free")
+        raise OSError(errno.ENOSPC, f"{free / 1e6:.0f} MB free, {wanted / 1e6:.0f} MB to be kept free")
 
 
 def _write(file: Path, content: bytes) -> None:
