@@ -187,6 +187,7 @@ class DecodeWorkers(Generic[Job]):
             process.start()
         except EOFError:
             ours.close()
+            rescue.join()
             self._made_one = False
             raise _LostError from None
         except BaseException:
@@ -290,6 +291,7 @@ def _kill_fork_server() -> None:
     if pid is not None:
         with suppress(OSError):
             os.kill(pid, signal.SIGKILL)
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # dead, and left for multiprocessing to notice
 
 
 def _settle(future: Future[list[Frame]], outcome: list[Frame] | EdgeError | None) -> None:
