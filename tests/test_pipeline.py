@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge.decode import Limits
+from edge.decode.workers import DecodeWorkers
 from edge.errors import DataError, IncompleteError
-from edge.infer.bundle import ScoreSpec, pack_mean_masks, write_bundle
+from edge.infer.bundle import MASK_MODEL, ScoreSpec, pack_mean_masks, write_bundle
 from edge.intake.naming import compile_naming
 from edge.judge.calibration import calibrate
 from edge.pipeline import Inspector, Planes, PrepareJob, answers, planes_of, prepare_file, warm_up
@@ -21,6 +22,7 @@ from edge.preprocess import MaskSpec, PreprocessSpec, Rectify, TileSpec
 from edge.stages import NOT_THE_FILES_FAULT
 from edge.testing import FakeRuntime, fake_bundle, fake_calibration, write_frame
 from edge.types import FRAGMENT_STATISTICS, FloatImage, Frame, Identity, ImageInfo
+from tests.sites import blurring_network
 
 Answer = Callable[[FloatImage], FloatImage]
 LIMITS = Limits(max_pixels=10**6, max_pages=4)
@@ -285,6 +287,27 @@ def test_a_worker_starts_whatever_is_wrong_with_a_recipes_masks(tmp_path: Path) 
     broken.write_bytes(b"no masks")
     mask = MaskSpec(method="mean", file_sha256=hashlib.sha256(b"no masks").hexdigest())
     warm_up([(tmp_path, mask), (tmp_path, MaskSpec(method="unet"))])
+
+
+def test_a_mask_network_works_in_a_worker_that_gave_up_everything_else(tmp_path: Path) -> None:
+    network = blurring_network()
+    (tmp_path / MASK_MODEL).write_bytes(network)
+    mask = MaskSpec(method="unet", network_px=32, file_sha256=hashlib.sha256(network).hexdigest())
+    file = write_frame(tmp_path / "P1_01.png", defect=True)
+    job = PrepareJob(file, file.name, None, PreprocessSpec(tiles=TILES, mask=mask), LIMITS, assets=tmp_path)
+    (here,) = prepare_file(job)
+    workers = DecodeWorkers(
+        prepare_file, workers=1, timeout_s=30, memory_bytes=4 * 10**9,
+        warm_up=partial(warm_up, [(tmp_path, mask)]),
+    )  # fmt: skip
+    try:
+        (there,) = workers.submit(job).result(60)
+    finally:
+        workers.close()
+    assert here.foreground is not None
+    assert 0 < here.foreground.mean() < 1
+    np.testing.assert_array_equal(there.foreground, here.foreground)
+    np.testing.assert_array_equal(there.plane, here.plane)
 
 
 def test_several_classes_are_masked_and_smoothed_as_one_is(tmp_path: Path) -> None:
