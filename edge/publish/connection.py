@@ -144,6 +144,7 @@ class Connection:
             protocol=MQTTProtocolVersion.MQTTv5 if self._v5 else MQTTProtocolVersion.MQTTv311,
             reconnect_on_failure=False,
         )
+        self._properties = _json_properties() if self._v5 else None  # they take longer than a publication
         self._closing = threading.Event()
         self._trouble = ""  # what paho said last went wrong
 
@@ -153,12 +154,10 @@ class Connection:
 
     def publish(self, publication: Publication) -> int | None:
         """Hand over to paho; the message id that its `Acked` will carry, or None: not taken."""
-        properties = None
-        if self._v5:
-            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # paho's gap
-            properties.ContentType = "application/json"
-            if publication.correlation is not None:
-                properties.CorrelationData = publication.correlation
+        properties = self._properties
+        if self._v5 and publication.correlation is not None:
+            properties = _json_properties()
+            properties.CorrelationData = publication.correlation
         try:
             info = self._client.publish(
                 publication.topic, publication.body, qos=1, retain=publication.retain, properties=properties
@@ -273,6 +272,12 @@ class Connection:
         response_topic = getattr(message.properties, "ResponseTopic", "")
         correlation = getattr(message.properties, "CorrelationData", None)
         self._put(Request(message.topic, bytes(message.payload), response_topic, correlation))
+
+
+def _json_properties() -> Properties:
+    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # paho's gap
+    properties.ContentType = "application/json"
+    return properties
 
 
 def _said(error: Exception) -> str:
