@@ -10,8 +10,11 @@ vulnerabilities were.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import struct
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import imagecodecs
@@ -65,7 +68,10 @@ class PngDecoder:
 
     def pictures(self) -> list[Picture]:
         _, _, depth, colour = _header(self.data)
-        pixels = imagecodecs.png_decode(_critical(self.data))
+        with _libpng_heard() as complaints:
+            pixels = imagecodecs.png_decode(_critical(self.data))
+        if complaints:  # more rows than announced, a wrong checksum within the compressed data
+            raise _damaged(self.data, "; ".join(complaints).replace("PNG warning: ", ""))
         if pixels.ndim == 3:  # drop alpha, which comes last
             pixels = pixels[..., 0] if colour in _GREY_TYPES else pixels[..., :3]
         if colour == _PALETTE:
@@ -73,6 +79,24 @@ class PngDecoder:
         if depth < 8:
             pixels = pixels // (255 // (2**depth - 1))  # libpng spreads them over 0..255
         return [Picture(np.ascontiguousarray(pixels), bits=depth, low=0, high=2**depth - 1)]
+
+
+@contextlib.contextmanager
+def _libpng_heard() -> Iterator[list[str]]:
+    """What libpng only warns of, which imagecodecs logs; not safe with threads, as `decode` is not."""
+    complaints: list[str] = []
+    logger, handler = logging.getLogger("imagecodecs"), logging.Handler(logging.WARNING)
+    handler.emit = lambda record: complaints.append(record.getMessage())  # type: ignore[method-assign]
+    before = logger.disabled, logger.propagate, logger.level
+    logger.disabled, logger.propagate = False, False
+    logger.setLevel(logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        yield complaints
+    finally:
+        logger.removeHandler(handler)
+        logger.disabled, logger.propagate = before[:2]
+        logger.setLevel(before[2])
 
 
 def _header(data: bytes) -> tuple[int, int, int, int]:

@@ -377,11 +377,30 @@ def test_no_ancillary_chunk_reaches_libpng(monkeypatch: pytest.MonkeyPatch) -> N
     assert given == [make.png(make.grey())]
 
 
-def test_what_libraries_log_about_a_file_stays_among_them(caplog: pytest.LogCaptureFixture) -> None:
-    more_rows = make.png(make.grey(height=40))
-    lying = make.png(make.grey())[:33] + more_rows[33:]  # libpng warns of too much image data
-    assert len(decode(lying, "frame", LIMITS)) == 1
-    assert caplog.records == []
+def test_a_png_with_fewer_rows_than_are_stored_is_refused(caplog: pytest.LogCaptureFixture) -> None:
+    lying = make.png(make.grey())[:33] + make.png(make.grey(height=40))[33:]
+    error = refused(lying)
+    assert (error.reason, "Too much image data" in error.message) == ("corrupt", True)
+    assert caplog.records == []  # what libraries log about a file stays among them
+
+
+def test_a_png_whose_rows_do_not_have_their_own_checksum_is_refused() -> None:
+    whole = make.png(make.grey())
+    at = whole.index(b"IDAT")
+    (length,) = struct.unpack_from(">I", whole, at - 4)
+    content = bytearray(whole[at + 4 : at + 4 + length])
+    content[-1] ^= 1  # of the Adler-32 at the end of the zlib stream; the chunk's own checksum is right
+    lying = whole[: at - 4] + make.png_chunk(b"IDAT", bytes(content)) + whole[at + 8 + length :]
+    assert refused(lying).reason in ("corrupt", "unreadable")
+
+
+def test_decoding_a_png_leaves_the_logger_as_it_was() -> None:
+    import logging
+
+    logger = logging.getLogger("imagecodecs")
+    before = logger.disabled, logger.propagate, logger.level, list(logger.handlers)
+    decode(make.png(make.grey()), "frame", LIMITS)
+    assert (logger.disabled, logger.propagate, logger.level, list(logger.handlers)) == before
 
 
 def test_the_picture_that_is_lied_about_is_read_where_the_header_is_true() -> None:
