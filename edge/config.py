@@ -196,6 +196,13 @@ class Mqtt(_Table):
     password_file: Path | None = None
     tls: Tls | None = None
     requests: bool = False  # answer PREFIX/STATION/request/NAME
+    wait_for_consumer: bool = False  # a verdict that the broker has no subscriber for is kept, as if refused
+
+    @model_validator(mode="after")
+    def _only_mqtt_5_tells(self) -> Self:
+        if self.wait_for_consumer and self.protocol != 5:
+            raise ValueError("wait_for_consumer needs protocol = 5: before, brokers do not say who listens")
+        return self
 
 
 class Http(_Table):

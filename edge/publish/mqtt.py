@@ -262,6 +262,8 @@ class MqttSink:
         elif acked.refused:
             self._error = f"{topic or self._root}: {acked.refused}"
             self._log.error("mqtt.refused", topic=topic, reason=acked.refused)
+        elif row_id is not None and acked.unheard and self._settings.wait_for_consumer:
+            self._refuse(row_id, "nobody is subscribed, and the broker would drop it")
         elif row_id is not None:
             self._delivered.append(row_id)
             self._refusal = ""

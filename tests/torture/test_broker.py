@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import structlog
+from pydantic import ValidationError
 from rich.console import Console
 
 from edge.config import Mqtt
@@ -485,6 +486,31 @@ def test_broker_that_comes_back_without_its_memory_is_told_everything_again(
     assert late.bodies("info")
     assert late.bodies("state")
     late.close()
+
+
+def test_broker_without_its_memory_loses_nothing_where_we_wait_for_the_consumer(
+    broker: Mosquitto, lines: Callable[..., Line]
+) -> None:
+    before = Subscriber(broker.port, session="mes")
+    line = lines(broker.port, rows=10, wait_for_consumer=True)
+    assert assert_complete(before, line) == 0
+    before.close()
+    broker.stop()
+    for file in broker.folder.glob("mosquitto.db*"):
+        file.unlink()  # and with it the session in which the broker kept what the consumer missed
+    line.add(30)
+    broker.start()
+    until(lambda: "nobody is subscribed" in line.sink.last_error, "the reason")
+    assert len(line.store.rows) == 30
+    after = Subscriber(broker.port, session="mes")
+    until(lambda: not line.store.rows, "the outbox is empty")
+    until(lambda: list(copies(after)) == [f"R{row}" for row in range(11, 41)], "all of them, in order")
+    after.close()
+
+
+def test_waiting_for_the_consumer_needs_a_broker_that_tells() -> None:
+    with pytest.raises(ValidationError, match="needs protocol = 5"):
+        Mqtt(protocol=311, wait_for_consumer=True)
 
 
 @pytest.mark.slow
