@@ -174,14 +174,15 @@ def _salvaged_below_first_page(
 ) -> Salvaged:
     """Without its first page a database does not know its tables. Those of the first schema have had the same
     place in every one since: with the first page of a fresh one, a copy can be read."""
-    pages = _size(file) // PAGE_BYTES
-    if pages < 2:
+    pages = max(1, _size(file) // PAGE_BYTES)
+    if pages < 2 and not _size(_beside(file, "-wal")):
         return Salvaged()
     copy = _beside(file, ".salvaging-copy")
     try:
         for suffix in ("", "-wal"):
             if _size(_beside(file, suffix)):
                 shutil.copyfile(_beside(file, suffix), _beside(copy, suffix))
+        copy.touch()
         with copy.open("r+b") as stream, fresh.open("rb") as whole:
             page = bytearray(whole.read(PAGE_BYTES))
             page[28:40] = struct.pack(">III", pages, 0, 0)  # sqlite.org/fileformat.html: size, no free pages

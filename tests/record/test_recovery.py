@@ -210,14 +210,22 @@ def test_random_damage_makes_nothing_up(file: Path) -> None:
     assert aside > 4
 
 
-def test_a_log_without_its_database_is_not_thrown_away(file: Path) -> None:
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_log_without_its_database_is_read_and_kept(tmp_path: Path, gone: bool) -> None:
+    """SQLite deletes the log of a database that is empty."""
+    file = tmp_path / "edge.sqlite3"
     store = Store(file, ["mqtt"])
-    add(store, range(600, 610))
+    add(store, range(20))
     log = file.with_name("edge.sqlite3-wal").read_bytes()
     store.close()
-    file.write_bytes(b"")
+    file.unlink()
+    if not gone:
+        file.touch()
     file.with_name("edge.sqlite3-wal").write_bytes(log)
-    recovered(file).close()
+    store = recovered(file)
+    assert store.depth("mqtt") == 20
+    store.close()
+    assert len(read(file, "SELECT 1 FROM verdicts")) == 20
     (one,) = set_aside(file)
     assert file.with_name(one.name + "-wal").read_bytes() == log
 
