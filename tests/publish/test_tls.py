@@ -138,7 +138,7 @@ def test_the_right_certificates_deliver_and_nothing_is_in_clear(plant: Plant) ->
     step(delivery, lambda: plant.store.depth("mqtt") == 0, "all rows are delivered")
     step(delivery, lambda: plant.metric("edge_sink_connected") == 1, "and the metric says so")
     assert len(plant.wire.sent) > 100
-    for secret in (PASSWORD, "R1", ROOT, "MQTT"):
+    for secret in (PASSWORD, "resultId", ROOT, "MQTT"):
         assert secret.encode() not in plant.wire.sent
 
 
@@ -192,7 +192,7 @@ def test_what_is_wrong_is_refused_and_said_and_costs_no_row(
     assert not any(seen)
     assert plant.metric("edge_sink_connected") == 0
     assert plant.metric("edge_outbox_depth") == plant.store.depth("mqtt") == ROWS
-    for secret in (PASSWORD, "R1", ROOT, "MQTT"):
+    for secret in (PASSWORD, "resultId", ROOT, "MQTT"):
         assert secret.encode() not in plant.wire.sent
     assert PASSWORD not in sink.last_error
     assert "pass-phrase" not in sink.last_error
