@@ -16,9 +16,11 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import imagecodecs
 import numpy as np
+from numpy.typing import NDArray
 
 from edge.decode.decoder import Size
 from edge.errors import DataError, IncompleteError
@@ -31,6 +33,7 @@ _GREY, _PALETTE = 0, 3  # colour types; 4 is grey with alpha
 _GREY_TYPES = (0, 4)
 # colour type → depths (PNG, 3rd edition, table 8)
 _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
+_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}  # of what libpng gives for a colour type
 _ANCILLARY = 0x20  # this bit of a chunk's first letter says that decoders may do without it
 
 
@@ -67,9 +70,16 @@ class PngDecoder:
             position = end
 
     def pictures(self) -> list[Picture]:
-        _, _, depth, colour = _header(self.data)
+        width, height, depth, colour = _header(self.data)
+        shape = (height, width) if _CHANNELS[colour] == 1 else (height, width, _CHANNELS[colour])
+        pixels: NDArray[Any] = np.empty(shape, np.uint16 if depth == 16 else np.uint8)
         with _libpng_heard() as complaints:
-            pixels = imagecodecs.png_decode(_critical(self.data))
+            try:
+                imagecodecs.png_decode(_critical(self.data), out=pixels)
+            except Exception:
+                # imagecodecs never lets go of the array when libpng gives up (2026.3.6): a picture each time
+                pixels.resize(0, refcheck=False)
+                raise
         if complaints:  # more rows than announced, a wrong checksum within the compressed data
             raise _damaged(self.data, "; ".join(complaints).replace("PNG warning: ", ""))
         if pixels.ndim == 3:  # drop alpha, which comes last

@@ -107,7 +107,7 @@ def test_library_error_becomes_unreadable_with_its_cause() -> None:
 def test_running_out_of_memory_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
     import edge.decode.png
 
-    def fail(data: bytes) -> None:
+    def fail(data: bytes, out: object) -> None:
         raise MemoryError
 
     monkeypatch.setattr(edge.decode.png.imagecodecs, "png_decode", fail)

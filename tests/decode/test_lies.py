@@ -369,7 +369,9 @@ def test_no_ancillary_chunk_reaches_libpng(monkeypatch: pytest.MonkeyPatch) -> N
     import imagecodecs
 
     really, given = imagecodecs.png_decode, []
-    monkeypatch.setattr(imagecodecs, "png_decode", lambda data: given.append(data) or really(data))
+    monkeypatch.setattr(
+        imagecodecs, "png_decode", lambda data, out: given.append(data) or really(data, out=out)
+    )
     extra = make.png_chunk(b"gAMA", b"") + make.png_chunk(b"iCCP", b"x\0\0" + bytes(40))
     extra += make.png_chunk(b"tIME", bytes(7)) + make.png_chunk(b"bKGD", b"\xff" * 6)
     picture = decode(make.png(make.grey(), extra=extra), "frame", LIMITS)[0]
@@ -392,6 +394,24 @@ def test_a_png_whose_rows_do_not_have_their_own_checksum_is_refused() -> None:
     content[-1] ^= 1  # of the Adler-32 at the end of the zlib stream; the chunk's own checksum is right
     lying = whole[: at - 4] + make.png_chunk(b"IDAT", bytes(content)) + whole[at + 8 + length :]
     assert refused(lying).reason in ("corrupt", "unreadable")
+
+
+def test_a_png_that_libpng_gives_up_on_leaves_nothing_in_memory() -> None:
+    pixels = make.grey(height=2000, width=2000)
+    whole = make.png(pixels)
+    too_few = make.png_chunk(b"IDAT", zlib.compress(bytes(2001 * 1000)))
+    lying = whole[: whole.index(b"IDAT") - 4] + too_few + make.png_chunk(b"IEND", b"")
+    refused(lying)
+    before_bytes = resident_bytes()
+    for _ in range(50):
+        refused(lying)
+    assert resident_bytes() - before_bytes < 10 * pixels.nbytes
+
+
+def resident_bytes() -> int:
+    """Of this process, as the kernel counts it."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def test_decoding_a_png_leaves_the_logger_as_it_was() -> None:
