@@ -78,9 +78,9 @@ def prepare_file(job: PrepareJob, has_read: Callable[[], None] = lambda: None) -
     """
     started = time.monotonic()
     data = read_stable(job.file, job.stamp, partial(_look, job))
-    has_read()
     if job.checksum is not None:
         verify(data, job.file, job.checksum)
+    has_read()
     digest = hashlib.sha256(data).hexdigest()
     pictures = decode(data, job.file.name, job.limits)
     decode_s = (time.monotonic() - started) / len(pictures)
