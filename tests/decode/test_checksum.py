@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import typing
 import zlib
 from dataclasses import replace
@@ -125,6 +126,25 @@ def test_a_checksum_file_that_may_not_be_read_says_so(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         prepare(tmp_path, None)
     assert caught.value.reason == "not_a_file"
+
+
+def test_a_checksum_file_on_a_mount_that_hangs_is_no_fault_of_the_decoder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading has a time limit of its own: it must not be over before the checksum file is read."""
+    order: list[str] = []
+    really_open = os.open
+
+    def opened(file: Path, *arguments: int) -> int:
+        order.append(os.fspath(file).rpartition("/")[2])
+        return really_open(file, *arguments)
+
+    (tmp_path / "a.tif").write_bytes(DATA)
+    (tmp_path / "a.tif.sha256").write_text(BY_HAND[".sha256"])
+    job = PrepareJob(tmp_path / "a.tif", "a.tif", None, PreprocessSpec(), LIMITS, checksum=".sha256")
+    monkeypatch.setattr(os, "open", opened)
+    prepare_file(job, lambda: order.append("read"))
+    assert order == ["a.tif", "a.tif.sha256", "read"]
 
 
 @pytest.mark.parametrize("suffix", ALGORITHMS)
