@@ -4,7 +4,8 @@ next start.
 Decoders run in processes of their own, but the engine does not: a fault in native code ends the daemon, and
 systemd starts it again, with the same file first. Each file that is taken leaves a small note on disk, which
 goes when its verdict is stored. Notes that are left at a start name the suspects: each is then inspected with
-nothing else under way, and one with which the daemon dies again is not tried any more.
+nothing else under way. If the daemon dies with it again, and there is evidence that it was not just killed by
+somebody (native code faulted, or the kernel ended a process for want of memory), it is not tried any more.
 
 Notes are not synced: they survive the death of the process, which is what they are for.
 """
@@ -22,10 +23,6 @@ from pathlib import Path
 
 from edge.types import Candidate, FileStamp
 
-# That a daemon was killed from outside says nothing of the file; that it happens so often with the same file
-# alone does (three were too few: 500 random kills condemned 10 good files of 5,108). Where native code faulted,
-# the first time alone is the second try, and enough.
-MOST_DEATHS_ALONE = 10
 OLD_S = 7 * 86400.0  # a file that was not found again in a week is gone
 
 
@@ -38,37 +35,49 @@ class _Name:
     stamp: FileStamp
 
 
+def oom_kills() -> int:
+    """How many processes the kernel has ended for want of memory so far; 0 where it does not say."""
+    with suppress(OSError, ValueError):
+        for line in Path("/proc/vmstat").read_text().splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0
+
+
 class InFlight:
     """Safe from any thread. `faulted`: the last run ended by a fault in native code."""
 
-    def __init__(self, folder: Path, *, faulted: bool = False) -> None:
+    def __init__(
+        self, folder: Path, *, faulted: bool = False, oom_kills: Callable[[], int] = oom_kills
+    ) -> None:
         self._folder, self._lock = folder, threading.Lock()
-        self._inside: dict[_Name, bool] = {}  # whether it was alone
-        self._deaths = self._left_behind(MOST_DEATHS_ALONE if faulted else 1)
+        self._oom_kills = oom_kills()
+        self._inside: dict[_Name, bool] = {}  # whether it is alone
+        self._suspects = self._left_behind(faulted)  # whether it is condemned
 
     @property
     def suspects(self) -> int:
         """Files that were under way when the daemon died, and have no verdict yet."""
         with self._lock:
-            return len(self._deaths)
+            return len(self._suspects)
 
     def drop(self, is_recorded: Callable[[str, str, FileStamp], bool]) -> None:
         """Forget suspects that have their verdict: the daemon died after it was stored."""
         with self._lock:
-            for name in [name for name in self._deaths if is_recorded(name.source, name.path, name.stamp)]:
-                del self._deaths[name]
+            for name in [name for name in self._suspects if is_recorded(name.source, name.path, name.stamp)]:
+                del self._suspects[name]
                 with suppress(OSError):
                     self._note(name).unlink(missing_ok=True)
 
     def is_condemned(self, candidate: Candidate) -> bool:
-        """Whether the daemon died too often with this file."""
+        """Whether the daemon died of this file."""
         with self._lock:
-            return self._deaths.get(_name(candidate), 0) >= MOST_DEATHS_ALONE
+            return self._suspects.get(_name(candidate), False)
 
     def admits(self, candidate: Candidate) -> bool:
         """Whether a file may be taken now: suspects go alone."""
         with self._lock:
-            if _name(candidate) in self._deaths:
+            if _name(candidate) in self._suspects:
                 return not self._inside
             return not any(self._inside.values())
 
@@ -76,11 +85,12 @@ class InFlight:
         """A file is taken."""
         name = _name(candidate)
         with self._lock:
-            alone = name in self._deaths
+            alone = name in self._suspects
             self._inside[name] = alone
             note = {
-                "source": name.source, "path": name.path, "alone": alone, "deaths": self._deaths.get(name, 0),
-                "size_bytes": name.stamp.size_bytes, "mtime_ns": name.stamp.mtime_ns,
+                "source": name.source, "path": name.path, "size_bytes": name.stamp.size_bytes,
+                "mtime_ns": name.stamp.mtime_ns, "alone": alone,
+                "condemned": self._suspects.get(name, False), "oom_kills": self._oom_kills,
             }  # fmt: skip
             with suppress(OSError):  # a full disk must not keep frames from being inspected
                 self._folder.mkdir(parents=True, exist_ok=True)
@@ -92,7 +102,7 @@ class InFlight:
         with self._lock:
             self._inside.pop(name, None)
             if judged:
-                self._deaths.pop(name, None)
+                self._suspects.pop(name, None)
             with suppress(OSError):
                 self._note(name).unlink(missing_ok=True)
 
@@ -104,20 +114,21 @@ class InFlight:
                     self._note(name).unlink(missing_ok=True)
             self._inside.clear()
 
-    def _left_behind(self, weight: int) -> dict[_Name, int]:
-        deaths: dict[_Name, int] = {}
+    def _left_behind(self, faulted: bool) -> dict[_Name, bool]:
+        suspects: dict[_Name, bool] = {}
         for file in self._folder.glob("*.json"):
             try:
                 if time.time() - file.stat().st_mtime > OLD_S:
                     raise ValueError("old")
                 note = json.loads(file.read_text())
                 stamp = FileStamp(int(note["size_bytes"]), int(note["mtime_ns"]))
+                evidence = faulted or self._oom_kills > int(note["oom_kills"])
                 name = _Name(str(note["source"]), str(note["path"]), stamp)
-                deaths[name] = int(note["deaths"]) + (weight if note["alone"] else 0)
+                suspects[name] = bool(note["condemned"]) or (bool(note["alone"]) and evidence)
             except (OSError, ValueError, KeyError, TypeError):  # old, or half written: it says nothing
                 with suppress(OSError):
                     file.unlink()
-        return deaths
+        return suspects
 
     def _note(self, name: _Name) -> Path:
         key = f"{name.source}\0{name.path}\0{name.stamp}".encode("utf-8", "surrogateescape")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.inflight import MOST_DEATHS_ALONE, InFlight
+from edge.inflight import InFlight, oom_kills
 from edge.types import Candidate, FileStamp
 
 
@@ -58,15 +58,25 @@ def test_a_file_with_which_native_code_faults_twice_is_condemned_and_no_other(tm
     assert not InFlight(tmp_path).is_condemned(A)
 
 
-def test_a_daemon_that_is_killed_from_outside_condemns_no_file_soon(tmp_path: Path) -> None:
-    for _ in range(MOST_DEATHS_ALONE):  # the first time in company
-        notes = InFlight(tmp_path)
+def test_a_daemon_that_is_killed_from_outside_condemns_no_file_however_often(tmp_path: Path) -> None:
+    for _ in range(100):
+        notes = InFlight(tmp_path, oom_kills=lambda: 5)
         assert not notes.is_condemned(A)
+        assert notes.admits(A)
         notes.enter(A)
-    notes = InFlight(tmp_path)
-    assert not notes.is_condemned(A)
-    notes.enter(A)
-    assert InFlight(tmp_path).is_condemned(A)
+
+
+def test_a_file_for_which_the_kernel_ended_the_daemon_is_condemned(tmp_path: Path) -> None:
+    InFlight(tmp_path, oom_kills=lambda: 5).enter(A)
+    InFlight(tmp_path, oom_kills=lambda: 6).enter(A)  # in company the first time: only a suspect
+    after = InFlight(tmp_path, oom_kills=lambda: 7)
+    assert after.is_condemned(A)
+    after.enter(A)  # and dies again before its verdict is stored
+    assert InFlight(tmp_path, oom_kills=lambda: 7).is_condemned(A)
+
+
+def test_what_the_kernel_says_of_itself_is_read() -> None:
+    assert oom_kills() >= 0
 
 
 def test_new_content_is_no_suspect(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from tests.brokers import Mosquitto, until
 from tests.e2e.conftest import Site
 from tests.publish.rigs import Subscriber
 from tests.sites import VIEWS, DaemonProcess, free_port, make_recipe
-from tests.torture.tally import count
+from tests.torture.tally import count, reasons
 
 LONGEST_LIFE_S = 3.0
 PAUSE_S = 0.15  # between two frames, on average
@@ -113,6 +113,7 @@ def _run(site: Site, kills: int, seed: int) -> int:
     print(f"{kills} kills in {(time.monotonic() - began_s) / 60:.1f} minutes, seed {seed}")
     for key, value in asdict(tally).items():
         print(f"{key.replace('_', ' ')}: {value}")
+    print("reasons:", dict(reasons(site.folder / "var/edge.sqlite3")))
     print("broken:", "; ".join(broken) or "nothing")
     return 1 if broken else 0
 

@@ -81,6 +81,16 @@ def count(database: Path, paths: Collection[str], received: Sequence[bytes]) -> 
     )
 
 
+def reasons(database: Path) -> Counter[str]:
+    """Why frames were not OK."""
+    connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True)
+    try:
+        rows = connection.execute("SELECT payload FROM verdicts WHERE type = 'frame' AND evaluation <> 'OK'")
+        return Counter(reason for (payload,) in rows for reason in json.loads(payload)["reasons"])
+    finally:
+        connection.close()
+
+
 def _out_of_order(verdicts: Sequence[dict[str, Any]]) -> int:
     """Parts whose first copies did not come in the order in which they were made."""
     first: dict[str, list[tuple[str, str]]] = defaultdict(list)
