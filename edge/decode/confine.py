@@ -16,14 +16,25 @@ import struct
 from contextlib import suppress
 from pathlib import Path
 
-# System calls a decoder has no business with, by number: x86_64, aarch64
+# System calls a decoder has no business with, by number: x86_64, aarch64 (None: it has no such call)
 # (arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h of Linux 6.12)
-_REFUSED = {
+_REFUSED: dict[str, tuple[int, int | None]] = {
+    # network
     "socket": (41, 198), "connect": (42, 203), "accept": (43, 202), "accept4": (288, 242), "bind": (49, 200),
     "listen": (50, 201), "sendto": (44, 206),
-    "execve": (59, 221), "execveat": (322, 281), "kill": (62, 129), "pidfd_open": (434, 434),
-    "pidfd_getfd": (438, 438), "pidfd_send_signal": (424, 424), "ptrace": (101, 117),
-    "process_vm_readv": (310, 270), "process_vm_writev": (311, 271),
+    # other programs and processes
+    "fork": (57, None), "vfork": (58, None), "execve": (59, 221), "execveat": (322, 281),
+    "kill": (62, 129), "tkill": (200, 130), "tgkill": (234, 131), "rt_sigqueueinfo": (129, 138),
+    "rt_tgsigqueueinfo": (297, 240), "pidfd_open": (434, 434), "pidfd_getfd": (438, 438),
+    "pidfd_send_signal": (424, 424), "ptrace": (101, 117), "process_vm_readv": (310, 270),
+    "process_vm_writev": (311, 271), "setpriority": (141, 140),
+    # what Landlock does not see of files
+    "chmod": (90, None), "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452, 452),
+    "chown": (92, None), "fchown": (93, 55), "lchown": (94, None), "fchownat": (260, 54),
+    "utime": (132, None), "utimes": (235, None), "futimesat": (261, None), "utimensat": (280, 88),
+    "setxattr": (188, 5), "lsetxattr": (189, 6), "fsetxattr": (190, 7),
+    "removexattr": (197, 14), "lremovexattr": (198, 15), "fremovexattr": (199, 16),
+    # the system
     "mount": (165, 40), "umount2": (166, 39), "pivot_root": (155, 41), "chroot": (161, 51),
     "unshare": (272, 97), "setns": (308, 268), "open_by_handle_at": (304, 265), "personality": (135, 92),
     "bpf": (321, 280), "perf_event_open": (298, 241), "userfaultfd": (323, 282),
@@ -32,6 +43,8 @@ _REFUSED = {
     "kexec_load": (246, 104), "init_module": (175, 105), "finit_module": (313, 273),
     "delete_module": (176, 106), "reboot": (169, 142),
 }  # fmt: skip
+_CLONE, _CLONE3, _PRLIMIT64 = (56, 220), (435, 435), (302, 261)
+_CLONE_THREAD = 0x00010000
 _ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column above, AUDIT_ARCH_*
 _SECCOMP = {"x86_64": 317, "aarch64": 277}
 _X32_BIT = 0x40000000
@@ -46,10 +59,11 @@ _REFER, _TRUNCATE = 1 << 13, 1 << 14
 _TCP = 0b11
 _SCOPED = 0b11  # abstract sockets, signals
 
-_LOAD, _JUMP_EQUAL, _JUMP_AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06  # BPF opcodes
+# BPF opcodes
+_LOAD, _JUMP_EQUAL, _JUMP_AT_LEAST, _JUMP_BITS, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _REFUSE, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
-_NUMBER_AT, _ARCH_AT = 0, 4  # in struct seccomp_data
-_EPERM = 1
+_NUMBER_AT, _ARCH_AT, _ARGUMENT_AT = 0, 4, 16  # in struct seccomp_data; the low half of the first argument
+_EPERM, _ENOSYS = 1, 38
 
 MOST_DESCRIPTORS = 256
 OOM_SCORE = 800  # of 1000: short of memory, the kernel ends a worker before anything else of ours
@@ -62,12 +76,15 @@ def limit(memory_bytes: int) -> None:
     Raises:
         OSError, ValueError: the limits cannot be set.
     """
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (memory_bytes, memory_bytes))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    most = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(MOST_DESCRIPTORS, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    for what, most in (
+        (resource.RLIMIT_AS, memory_bytes),
+        (resource.RLIMIT_FSIZE, memory_bytes),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_NOFILE, MOST_DESCRIPTORS),
+    ):
+        hard = resource.getrlimit(what)[1]
+        allowed = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(what, (allowed, allowed))
     with suppress(OSError):  # no such file outside Linux: the kernel chooses by itself
         Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))
 
@@ -122,21 +139,38 @@ def _seccomp(libc: ctypes.CDLL) -> bool:
 
 
 def _filter(column: int, architecture: int) -> bytes:
-    """The BPF program: EPERM for refused calls, the end for another architecture's, all else allowed."""
-    numbers = sorted(numbers[column] for numbers in _REFUSED.values())
+    """The BPF program: EPERM for refused calls, the end for another architecture's, all else allowed.
+
+    Threads may be made and processes may not: clone only with CLONE_THREAD; clone3, whose flags no filter sees,
+    is "not there", and libc falls back to clone. Limits may be set of the process itself only.
+    """
+    numbers = sorted(both[column] or 0 for both in _REFUSED.values() if both[column] is not None)
 
     def step(opcode: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:
         return struct.pack("=HBBI", opcode, if_true, if_false, value)  # struct sock_filter
 
-    refuse_after = len(numbers)  # from the first comparison to the REFUSE at the end
+    refuse = step(_RETURN, _REFUSE | _EPERM)
     steps = [
         step(_LOAD, _ARCH_AT),
         step(_JUMP_EQUAL, architecture, 1, 0),
         step(_RETURN, _KILL),
         step(_LOAD, _NUMBER_AT),
-        step(_JUMP_AT_LEAST, _X32_BIT, refuse_after + 1, 0),  # x32: the same calls by other numbers
-        *(step(_JUMP_EQUAL, number, refuse_after - i, 0) for i, number in enumerate(numbers)),
+        step(_JUMP_AT_LEAST, _X32_BIT, 0, 1),  # x32: the same calls by other numbers
+        refuse,
+        step(_JUMP_EQUAL, _CLONE3[column], 0, 1),
+        step(_RETURN, _REFUSE | _ENOSYS),
+        step(_JUMP_EQUAL, _CLONE[column], 0, 4),
+        step(_LOAD, _ARGUMENT_AT),
+        step(_JUMP_BITS, _CLONE_THREAD, 0, 1),
         step(_RETURN, _ALLOW),
-        step(_RETURN, _REFUSE | _EPERM),
+        refuse,
+        step(_JUMP_EQUAL, _PRLIMIT64[column], 0, 4),
+        step(_LOAD, _ARGUMENT_AT),
+        step(_JUMP_EQUAL, 0, 0, 1),
+        step(_RETURN, _ALLOW),
+        refuse,
+        *(step(_JUMP_EQUAL, number, len(numbers) - i, 0) for i, number in enumerate(numbers)),
+        step(_RETURN, _ALLOW),
+        refuse,
     ]
     return b"".join(steps)

@@ -89,7 +89,8 @@ def decode(data: bytes, name: str, limits: Limits) -> list[Picture]:
         raise DataError(
             f"{name}: does not fit into the decoder's memory",
             hint="raise runtime.decode_memory, or lower runtime.max_pixels to refuse such files early",
-            reason="too_large",
+            reason="out_of_memory",
+            retryable=True,  # a fresh worker has what earlier files left of this one's
         ) from error
     except Exception as error:  # whatever a library makes of damaged bytes
         raise DataError(

@@ -42,11 +42,15 @@ JobIn = TypeVar("JobIn", contravariant=True)
 FORK_S = 10.0  # until the process that makes workers has made another one
 START_S = 120.0  # imports and warm-up of a worker, on a machine that has other things to do
 TAKEN_S = 10.0  # until a worker that is ready says that it has a job
+LATE_S = 1.0  # what waits for a whole message is given up this much later than what waits for any
+WATCH_S = 0.25
 KILLED_S = 1.0  # until a killed process is gone; one that waits for a dead mount may never be
 CLOSE_S = 5.0
 START_AGAIN_S = 1.0  # after a worker that could not be started
+MOST_JOBS = 20_000  # of one worker: what decoders leak goes with it
 MOST_LOST = 3  # workers that died under a job without having begun it, before the job is given back
 
+OUT_OF_MEMORY = "out_of_memory"
 _READY, _TAKEN, _READ, _MEMORY = b"R", b"T", b"D", b"M"
 
 
@@ -63,10 +67,13 @@ class _LostError(Exception):
     """A worker is gone, and that says nothing of the job."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Worker:
     process: BaseProcess
     connection: Connection
+    jobs: int = 0
+    kill_at_s: float = float("inf")  # when `_watch` ends it
+    late: bool = False  # it did
     ended: bool = False
 
 
@@ -85,12 +92,10 @@ class DecodeWorkers(Generic[Job]):
         """`timeout_s` is for reading a file, and again for decoding it. `warm_up` is called in each worker
         before its first job, outside the time limit."""
         self.workers = workers
-        self._task, self._timeout_s, self._memory_bytes, self._warm_up = (
-            task,
-            timeout_s,
-            memory_bytes,
-            warm_up,
-        )
+        self.trouble = ""  # why no worker can be started; empty when all is well
+        self.confined_by: tuple[str, ...] | None = None  # what holds the workers; None: none has started yet
+        self._task, self._timeout_s = task, timeout_s
+        self._memory_bytes, self._warm_up = memory_bytes, warm_up
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([task.__module__])
         self._jobs: queue.SimpleQueue[tuple[Job, Future[list[Frame]]] | None] = queue.SimpleQueue()
@@ -98,7 +103,9 @@ class DecodeWorkers(Generic[Job]):
         self._restarts = 0
         self._closed = False
         self._made_one = False
-        self._alive: set[BaseProcess] = set()
+        self._alive: set[_Worker] = set()
+        self._stop = threading.Event()
+        threading.Thread(target=self._watch, name="decode-watch", daemon=True).start()
         self._threads = [
             threading.Thread(target=self._serve, name=f"decode-worker-{number}", daemon=True)
             for number in range(workers)
@@ -132,19 +139,30 @@ class DecodeWorkers(Generic[Job]):
         with self._lock:
             self._closed = True
             alive = list(self._alive)
-        for process in alive:
-            process.kill()
+        for worker in alive:
+            worker.process.kill()
         for _ in self._threads:
             self._jobs.put(None)
         deadline_s = time.monotonic() + CLOSE_S
         for thread in self._threads:
             thread.join(max(0.0, deadline_s - time.monotonic()))
+        self._stop.set()
         with suppress(queue.Empty):
             while True:
                 if left := self._jobs.get_nowait():
                     left[1].cancel()
 
     # in the threads
+
+    def _watch(self) -> None:
+        """Kill what is late, even in the middle of a message."""
+        while not self._stop.wait(WATCH_S):
+            with self._lock:
+                alive = list(self._alive)
+            for worker in alive:
+                if time.monotonic() > worker.kill_at_s:
+                    worker.late = True
+                    worker.process.kill()
 
     def _serve(self) -> None:
         worker: _Worker | None = None
@@ -162,11 +180,13 @@ class DecodeWorkers(Generic[Job]):
                     break
                 except _LostError:
                     self._end(worker)
-                except OSError:  # no process or memory to be had: a fault of this machine
+                except Exception as error:  # no process or memory to be had: a fault of this machine
                     self._end(worker)
-                    if not self._closed:
-                        time.sleep(START_AGAIN_S)
+                    self.trouble = f"decode workers fail: {type(error).__name__}: {error}"
+                    self._stop.wait(START_AGAIN_S)
             _settle(future, None if self._closed else outcome)
+            if worker is not None and worker.jobs >= MOST_JOBS:
+                self._end(worker, counted=False)
         self._end(worker)
 
     def _started(self) -> _Worker:
@@ -185,8 +205,9 @@ class DecodeWorkers(Generic[Job]):
         rescue.start()
         try:
             process.start()
-        except EOFError:
+        except EOFError:  # the maker of workers died, or was killed for being late
             ours.close()
+            rescue.cancel()
             rescue.join()
             self._made_one = False
             raise _LostError from None
@@ -197,15 +218,22 @@ class DecodeWorkers(Generic[Job]):
             rescue.cancel()
             theirs.close()
         with self._lock:
-            self._alive.add(process)
+            self._alive.add(worker)
             closed = self._closed
-        if closed or self._answer(worker, START_S) != _READY:
+        said = None if closed else self._answer(worker, START_S)
+        worker.kill_at_s = float("inf")
+        if said is None or not said.startswith(_READY):
+            code = worker.process.exitcode
+            if not closed:
+                self.trouble = f"decode workers end before they are ready (exit code {code})"
             self._end(worker)
             raise _LostError
+        self.confined_by = tuple(said[1:].decode().split())
+        self.trouble = ""
         self._made_one = True
         return worker
 
-    def _end(self, worker: _Worker | None) -> None:
+    def _end(self, worker: _Worker | None, *, counted: bool = True) -> None:
         """Kill a worker and forget it, even one that cannot die yet."""
         if worker is None or worker.ended:
             return
@@ -214,8 +242,8 @@ class DecodeWorkers(Generic[Job]):
         worker.process.join(KILLED_S)
         worker.connection.close()
         with self._lock:
-            self._alive.discard(worker.process)
-            self._restarts += not self._closed
+            self._alive.discard(worker)
+            self._restarts += counted and not self._closed
 
     def _run(self, worker: _Worker, job: Job) -> list[Frame] | EdgeError:
         """What became of a job. After a fault of the worker that worker is ended.
@@ -242,18 +270,21 @@ class DecodeWorkers(Generic[Job]):
             return self._understood(worker, answer, late)
         except NoAnswerError as error:
             self._end(worker)
-            return _crashed(f"it answered nonsense: {error}")
+            return late if worker.late else _crashed(f"it answered nonsense: {error}")
+        finally:
+            worker.kill_at_s = float("inf")
+            worker.jobs += 1
 
     def _understood(self, worker: _Worker, answer: bytes | None, late: DataError) -> list[Frame] | EdgeError:
         if answer is None:
             code = worker.process.exitcode
             self._end(worker)
-            return late if code is None else _crashed(f"exit code {code}")
+            return late if code is None or worker.late else _crashed(f"exit code {code}")
         if answer == _MEMORY:
             self._end(worker)  # a new one tries again: it may have been what earlier files left behind
             message = "decoding needs more memory than a worker may use"
             hint = "raise runtime.decode_memory"
-            return DataError(message, hint=hint, reason="out_of_memory", retryable=True)
+            return DataError(message, hint=hint, reason=OUT_OF_MEMORY, retryable=True)
         if answer.startswith(b"E"):
             return unpack_fault(answer)
         if not answer.startswith(b"F"):
@@ -271,6 +302,7 @@ class DecodeWorkers(Generic[Job]):
     def _answer(worker: _Worker, timeout_s: float) -> bytes | None:
         """The next message; None if the process ended or the time did."""
         deadline_s = time.monotonic() + timeout_s
+        worker.kill_at_s = deadline_s + LATE_S  # for a message that does not come to its end
         while (left_s := deadline_s - time.monotonic()) > 0:
             ready: list[Any] = wait([worker.connection, worker.process.sentinel], left_s)
             try:
@@ -320,10 +352,10 @@ def _work(
 
     cv2.setNumThreads(1)  # parallelism is the number of workers
     limit(memory_bytes)
-    confine()
+    held = confine()
     if warm_up is not None:
         warm_up()
-    connection.send_bytes(_READY)
+    connection.send_bytes(_READY + " ".join(held).encode())
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
             job = connection.recv()
@@ -338,9 +370,12 @@ def _do(connection: Connection, task: Task[Any], job: Any) -> None:
         connection.send_bytes(_MEMORY)
         return
     except EdgeError as error:
-        connection.send_bytes(pack_fault(error))
+        connection.send_bytes(_MEMORY if error.reason == OUT_OF_MEMORY else pack_fault(error))
         return
     except Exception as error:  # whatever a decoder raises costs one frame, never the daemon
+        if "Insufficient memory" in str(error):  # as OpenCV says it
+            connection.send_bytes(_MEMORY)
+            return
         connection.send_bytes(pack_fault(DataError(f"the decoder failed: {type(error).__name__}: {error}")))
         return
     try:

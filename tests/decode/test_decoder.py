@@ -104,7 +104,7 @@ def test_library_error_becomes_unreadable_with_its_cause() -> None:
     assert caught.value.__cause__ is not None
 
 
-def test_running_out_of_memory_is_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_running_out_of_memory_is_tried_again_in_a_fresh_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     import edge.decode.png
 
     def fail(data: bytes, out: object) -> None:
@@ -113,7 +113,7 @@ def test_running_out_of_memory_is_too_large(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(edge.decode.png.imagecodecs, "png_decode", fail)
     with pytest.raises(DataError, match="does not fit") as caught:
         decode(make.png(make.grey()), "frame", LIMITS)
-    assert caught.value.reason == "too_large"
+    assert (caught.value.reason, caught.value.retryable) == ("out_of_memory", True)
 
 
 @pytest.mark.parametrize("build", [make.png, make.jpeg, make.bmp, make.tiff, make.dicom])

@@ -1,10 +1,13 @@
 """Decode workers with tasks that misbehave as decoders do."""
 
 import os
+import resource
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +37,16 @@ def task(job: str, has_read: Callable[[], None]) -> list[Frame]:
     if job == "crash":
         os.kill(os.getpid(), signal.SIGSEGV)  # not allowed to signal itself: see below
         raise AssertionError("a worker may signal nobody")
+    if job == "half a message":
+        os.write(max_fd_of_socket(), b"\0\0")
+        time.sleep(60)
+    if job == "no planes":
+        connection_of_worker().send_bytes(b"F[]")
+        time.sleep(60)
+    if job == "out of memory":
+        raise DataError("no memory", reason="out_of_memory")
+    if job == "opencv out of memory":
+        raise RuntimeError("(-4:Insufficient memory) Failed to allocate")
     if job == "abort":
         os.abort()
     if job == "hang":
@@ -56,6 +69,24 @@ def task(job: str, has_read: Callable[[], None]) -> list[Frame]:
     return [first, Frame(ImageInfo(job, "s", 3, 4, 8, 1), planes[1], to_frame=np.diag([1.0, 2.0, 1.0]))]
 
 
+def max_fd_of_socket() -> int:
+    """The worker's end of its connection to the core."""
+    import stat
+
+    return max(fd for fd in range(3, 64) if _is_socket(fd, stat.S_ISSOCK))
+
+
+def _is_socket(fd: int, test: Callable[[int], bool]) -> bool:
+    try:
+        return test(os.fstat(fd).st_mode)
+    except OSError:
+        return False
+
+
+def connection_of_worker() -> Connection:
+    return Connection(os.dup(max_fd_of_socket()))
+
+
 def escape(how: str) -> str:
     """Try to get out; gives the error that stopped it, or "" if it worked."""
     ways: dict[str, Callable[[], object]] = {
@@ -66,6 +97,11 @@ def escape(how: str) -> str:
         "write": lambda: Path("/dev/shm/edge-escaped").write_text("x"),
         "append": lambda: os.open(__file__, os.O_APPEND | os.O_WRONLY),
         "rename": lambda: os.rename(__file__, __file__ + ".gone"),
+        "another process": os.fork,
+        "permissions": lambda: os.chmod(__file__, 0o600),
+        "times": lambda: os.utime(__file__),
+        "limits of the core": lambda: resource.prlimit(os.getppid(), resource.RLIMIT_CPU, (1, 1)),
+        "a thread's signal": lambda: signal.pthread_kill(threading.main_thread().ident or 0, 0),
         "core dump": lambda: (_ for _ in ()).throw(OSError("none")) if _no_core() else None,
     }
     try:
@@ -76,9 +112,11 @@ def escape(how: str) -> str:
 
 
 def _no_core() -> bool:
-    import resource
-
     return resource.getrlimit(resource.RLIMIT_CORE) == (0, 0)
+
+
+def die() -> None:
+    os._exit(3)
 
 
 def new_pool(timeout_s: float = TIMEOUT_S) -> DecodeWorkers[str]:
@@ -117,7 +155,11 @@ def test_planes_come_back_through_shared_memory(workers: DecodeWorkers[str]) -> 
         ("abort", "decoder_crashed", True),
         ("hang", "decoder_timeout", True),
         ("hanging mount", "read_timeout", True),
+        ("half a message", "decoder_timeout", True),
+        ("no planes", "decoder_timeout", True),
         ("greedy", "out_of_memory", True),
+        ("out of memory", "out_of_memory", True),
+        ("opencv out of memory", "out_of_memory", True),
         ("incomplete", "truncated", True),
         ("bug", "unreadable", False),
         ("unpicklable", "unreadable", False),
@@ -135,7 +177,21 @@ def test_what_goes_wrong_in_a_worker_costs_one_job(
 
 @pytest.mark.parametrize(
     "way",
-    ["network", "unix socket", "program", "core", "write", "append", "rename", "core dump"],
+    [
+        "network",
+        "unix socket",
+        "program",
+        "core",
+        "write",
+        "append",
+        "rename",
+        "core dump",
+        "another process",
+        "permissions",
+        "times",
+        "limits of the core",
+        "a thread's signal",
+    ],
 )
 def test_a_decoder_that_was_taken_over_gets_nowhere(workers: DecodeWorkers[str], way: str) -> None:
     (frame,) = workers.submit(f"escape:{way}").result(30)
@@ -225,6 +281,42 @@ def test_frames_that_wait_hold_no_descriptors(workers: DecodeWorkers[str]) -> No
     waiting = [workers.submit("a").result(30) for _ in range(20)]
     assert len(waiting) == 20
     assert psutil.Process().num_fds() <= before
+
+
+def test_what_holds_the_workers_is_said(workers: DecodeWorkers[str]) -> None:
+    pid_of(workers)
+    assert workers.confined_by == ("landlock", "seccomp")
+
+
+def test_a_worker_makes_room_for_a_fresh_one_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers_module, "MOST_JOBS", 3)
+    pool = new_pool()
+    try:
+        pids = [pid_of(pool) for _ in range(7)]
+        assert len(set(pids)) == 3
+        assert pool.take_restarts() == 0  # nothing was wrong
+    finally:
+        pool.close()
+
+
+def test_a_job_that_nobody_foresaw_costs_no_thread(workers: DecodeWorkers[str]) -> None:
+    future = workers.submit(threading.Lock())  # type: ignore[arg-type]  # cannot be pickled
+    until(future.cancelled, "the job comes back")
+    assert "decode workers fail" in workers.trouble
+    assert len(workers.submit("after").result(30)) == 2
+    assert workers.trouble == ""
+
+
+def test_workers_that_die_as_they_start_are_trouble_and_no_file_is_condemned() -> None:
+    pool: DecodeWorkers[str] = DecodeWorkers(
+        task, workers=1, timeout_s=TIMEOUT_S, memory_bytes=3_000_000_000, warm_up=die
+    )
+    try:
+        future = pool.submit("a")
+        until(future.cancelled, "the job comes back")
+        assert "before they are ready (exit code 3)" in pool.trouble
+    finally:
+        pool.close()
 
 
 def test_workers_that_cannot_be_started_give_the_job_back(monkeypatch: pytest.MonkeyPatch) -> None:
