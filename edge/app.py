@@ -33,6 +33,7 @@ from edge.record.store import Store
 from edge.recording import EvidenceRule, PartRule, RecordStage
 from edge.stages import MOST_PIXELS_WAITING, DecodeStage, InspectStage, Judged, Prepared, Route
 from edge.types import Candidate
+from edge.wallclock import WallClock
 
 DATABASE = "edge.sqlite3"
 EVIDENCE = "evidence"
@@ -74,6 +75,7 @@ def wire(
     inspectors: Mapping[str, Inspector],
     store: Store,
     journal: InFlight,
+    wall: WallClock,
     metrics: Metrics,
     *,
     describe: Callable[[], Mapping[str, Any]],
@@ -146,6 +148,7 @@ def wire(
             meter=metrics,
             wake_delivery=wake.set,
             done=done,
+            wall=wall,
             log=log,
         ),
         deliveries=_deliveries(settings, store, metrics, wake, describe, state, requests, log),
@@ -191,7 +194,7 @@ def _route(settings: Settings, source: Source, inspector: Inspector) -> Route:
         value_range=source.value_range,
         same_content=source.same_content,
         checksum=source.checksum,
-        holes_refused=source.holes == "refuse",
+        holes=source.holes,
     )
 
 
@@ -259,6 +262,10 @@ def status(line: Line, store: Store, started_unix_s: float) -> dict[str, Any]:
                 "unavailable": intake.trouble(time.monotonic()) or None,
             }
             for intake in line.intakes
+        },
+        "decoders": {
+            "trouble": line.workers.trouble or None,
+            "confinedBy": line.workers.confined_by,
         },
         "outbox": {
             delivery.sink.name: {

@@ -126,7 +126,9 @@ class Source(_Table):
     rescan_s: float = Field(5.0, gt=0)
     value_range: tuple[float, float] | None = None
     checksum: Literal[".sha256", ".sha512", ".sha1", ".md5", ".crc32"] | None = None  # of files beside frames
-    holes: Literal["refuse", "accept"] = "refuse"  # bytes of a file that were reserved and never written
+    holes: Literal["auto", "refuse", "accept"] = (
+        "auto"  # bytes of a file that were reserved and never written
+    )
 
     @model_validator(mode="after")
     def _one_naming(self) -> Self:

@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -39,7 +39,8 @@ from edge.pipeline import Inspector
 from edge.recipes import open_recipes
 from edge.record.recovery import open_store
 from edge.record.store import Store
-from edge.running import Running
+from edge.running import FLOW, Running, loop_of
+from edge.wallclock import WallClock
 
 EXIT_OK = 0
 EXIT_INTERNAL = 70
@@ -66,6 +67,8 @@ class Daemon:
         self._generation = 0
         self._last_reload: dict[str, Any] | None = None
         self._started_unix_s = time.time()
+        self._wall = WallClock()
+        self._faults = settings.paths.state / app.FAULTS
 
     def run(self) -> int:
         """Start, run until SIGTERM or SIGINT, drain, stop. Gives the exit code.
@@ -77,7 +80,7 @@ class Daemon:
         lock = lock_site(state)
         with contextlib.suppress(OSError):  # whoever needs the disk next says what is wrong with it
             make_room(self._settings, self._log)
-        faulted = watch_faults(state / app.FAULTS, self._log)
+        faulted = watch_faults(self._faults, self._log)
         self._journal = InFlight(state / app.IN_FLIGHT, faulted=faulted)
         store = open_store(
             state / app.DATABASE,
@@ -92,7 +95,7 @@ class Daemon:
             store.restart_part_clocks(time.time())
             self._catch_signals()
             inspectors = open_recipes(self._settings, self._note_engine)
-            with Pulse(self._health, self._environ):
+            with Pulse(self._health, self._environ, self._hung):
                 self._run_lines(self._started(self._settings, inspectors, store), store)
         finally:
             store.close()
@@ -204,6 +207,7 @@ class Daemon:
             inspectors,
             store,
             self._journal,
+            self._wall,
             self._metrics,
             describe=lambda: app.describe(settings, inspectors),
             state=lambda: self.status(line, store),
@@ -249,10 +253,22 @@ class Daemon:
         """A loop ended by an error it could not handle: stop, and let systemd start afresh."""
         self._log.critical("loop.failed", loop=name, error=str(error), exc_info=error)
         self._exit_code = error.exit_code if isinstance(error, EdgeError) else EXIT_INTERNAL
-        if not isinstance(error, EdgeError):
-            self._crashed = True
-            report_fault(self._settings.paths.state / app.FAULTS, error)
+        if not isinstance(error, EdgeError) and loop_of(name) in FLOW:
+            self._crashed = True  # a frame that is under way may be the reason
+            report_fault(self._faults, "".join(traceback.format_exception(error)))
         self.request_stop()
+
+    def _hung(self, silent: Mapping[str, str]) -> None:
+        """Loops are silent, and systemd is about to end this; empty: they are back."""
+        if not silent:
+            self._log.warning("daemon.hung_no_more")
+            with suppress(OSError):
+                os.truncate(self._faults, 0)
+            return
+        self._log.critical("daemon.hung", loops=dict(silent))
+        faulthandler.dump_traceback(sys.stderr)
+        if any(loop_of(name) == "inspect" for name in silent):
+            report_fault(self._faults, f"the engine did not answer: {dict(silent)}")
 
     def _catch_signals(self) -> None:
         def stop(number: int, _frame: FrameType | None) -> None:
@@ -268,8 +284,12 @@ class Daemon:
 class Pulse:
     """Feeds systemd's watchdog, but only while every loop makes progress."""
 
-    def __init__(self, health: Health, environ: Mapping[str, str]) -> None:
-        self._health, self._environ = health, environ
+    def __init__(
+        self, health: Health, environ: Mapping[str, str],
+        hung: Callable[[Mapping[str, str]], None] = lambda silent: None,
+    ) -> None:  # fmt: skip
+        """`hung` is told when loops fall silent, by their names, and when all are back, with none."""
+        self._health, self._environ, self._hung, self._was_healthy = health, environ, hung, True
         self._interval_s = watchdog_interval_s(environ)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
@@ -286,6 +306,9 @@ class Pulse:
         healthy, silent = self._health.healthy(now_s)
         status = "STATUS=inspecting" if healthy else f"STATUS=hung: {json.dumps(silent)}"
         sd_notify(f"WATCHDOG=1\n{status}" if healthy else status, self._environ)
+        if healthy != self._was_healthy:
+            self._was_healthy = healthy
+            self._hung(silent)
         return healthy
 
     def _run(self) -> None:
@@ -325,14 +348,15 @@ def watch_faults(file: Path, log: Any) -> bool:
             faulted = True
             log.critical("daemon.faulted", report=file.read_text(errors="replace")[:MOST_FAULT_CHARS])
             file.replace(file.with_suffix(".old"))
-        faulthandler.enable(file.open("w"))
+        # a number, which is never closed: whatever ends this process, it is there
+        faulthandler.enable(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600))
     return faulted
 
 
-def report_fault(file: Path, error: BaseException) -> None:
-    """Leave word of an error that nobody foresaw for the next start, as of a fault in native code."""
+def report_fault(file: Path, what: str) -> None:
+    """Leave word of what a frame may have done to the daemon, as of a fault in native code."""
     with suppress(OSError), file.open("a") as report:
-        traceback.print_exception(error, file=report)
+        report.write(what)
 
 
 def check_reloadable(old: Settings, new: Settings) -> None:

@@ -25,11 +25,15 @@ ROOM_S = 2.0  # between two looks at free space: some file systems free it later
 SPARE = 1.1  # of the space wanted is made, so that what comes next fits
 PRUNE_ROWS = 2000  # verdicts a transaction
 MOST_PRUNE_ROUNDS = 100  # 200,000 verdicts every ten minutes, far more than can be made
+MOST_FUTILE = 3  # rounds of removing evidence without more space than before
+FUTILE_REST_S = 600.0
+CONFINED_BY = ("landlock", "seccomp")
 DAY_S = 86400.0
 
 
-def make_room(settings: Settings, log: Any, *, refused: bool = False) -> str:
-    """Remove the oldest evidence where less is free than is to be kept free; says so where none is left.
+def make_room(settings: Settings, log: Any, *, refused: bool = False) -> tuple[int, str]:
+    """Remove the oldest evidence where less is free than is to be kept free; (results that went, why the disk
+    stays short where none is left).
 
     `refused`: the database found no space, whatever the disk says of what is free (a quota).
 
@@ -45,9 +49,45 @@ def make_room(settings: Settings, log: Any, *, refused: bool = False) -> str:
     if gone:
         log.warning("evidence.pruned_for_room", results=gone, free_bytes=free, wanted_bytes=wanted)
     if gone or free >= wanted:
-        return ""
+        return gone, ""
     short = f"{free / 1e6:.0f} MB free at {state}, {wanted / 1e6:.0f} MB are to be kept free"
-    return f"{short}; there is no evidence left to remove"
+    return 0, f"{short}; there is no evidence left to remove"
+
+
+class Room:
+    """Keeps space free, unless removing evidence proves to be of no use.
+
+    Where snapshots hold what is removed, or something else takes the space at once, all pictures would go for
+    nothing.
+    """
+
+    def __init__(self, settings: Settings, log: Any, clock: Callable[[], float]) -> None:
+        self._settings, self._log, self._clock = settings, log, clock
+        self._root = settings.paths.state / app.EVIDENCE
+        self._free_before = self._futile = 0  # bytes, when evidence last went; rounds without effect in a row
+        self._rest_until_s = float("-inf")
+
+    def make(self, *, refused: bool) -> str:
+        """Remove what must go; why the disk stays short, or ''.
+
+        Raises:
+            OSError: the disk cannot be looked at.
+        """
+        free = evidence.free_bytes(self._root)
+        if self._free_before:
+            self._futile = 0 if free > self._free_before else self._futile + 1
+            self._free_before = 0
+        if self._futile >= MOST_FUTILE:
+            self._futile, self._rest_until_s = 0, self._clock() + FUTILE_REST_S
+            self._log.error("evidence.pruning_is_no_use", free_bytes=free, next_try_s=FUTILE_REST_S)
+        if self._clock() < self._rest_until_s:
+            enough = free >= evidence.wanted_free(self._root, self._settings.evidence.min_free_bytes)
+            return (
+                "" if enough and not refused else f"{free / 1e6:.0f} MB free; removing evidence does not help"
+            )
+        gone, short = make_room(self._settings, self._log, refused=refused)
+        self._free_before = free if gone else 0
+        return short
 
 
 class Housekeeping:
@@ -67,14 +107,16 @@ class Housekeeping:
         self._line, self._store, self._health, self._metrics = line, store, health, metrics
         self._log, self._clock, self._unix_clock = log, clock, unix_clock
         self._next_prune_s = self._next_quality_s = self._next_room_s = float("-inf")
-        self._quality_known = False
+        self._quality_known = self._was_unconfined = False
+        self._trouble = ""
+        self._room = Room(line.settings, log, clock)
 
     def step(self) -> None:
         """One round; what fails is logged and tried again next time."""
         for intake in self._line.intakes:
             trouble = intake.trouble(self._clock())
             self._health.set(f"source:{intake.name}", not trouble, trouble)
-        self._metrics.workers_restarted(self._line.workers.take_restarts())
+        self._look_at_workers()
         if self._store.damaged:  # whichever loop met it: only a start can set the database aside
             raise DataError(
                 f"the database is damaged: {self._store.damaged}",
@@ -97,6 +139,23 @@ class Housekeeping:
             except (EdgeError, OSError, ValueError) as error:
                 self._log.error("prune.failed", error=error)
 
+    def _look_at_workers(self) -> None:
+        workers = self._line.workers
+        self._metrics.workers_restarted(workers.take_restarts())
+        self._health.set("decoders", not workers.trouble, workers.trouble)
+        if workers.trouble != self._trouble:
+            self._trouble = workers.trouble
+            if self._trouble:
+                hint = "see what limits processes and memory of this service"
+                self._log.error("decoders.failing", why=self._trouble, hint=hint)
+            else:
+                self._log.info("decoders.working")
+        missing = [name for name in CONFINED_BY if name not in (workers.confined_by or CONFINED_BY)]
+        if missing and not self._was_unconfined:
+            self._was_unconfined = True
+            hint = "use a kernel with Landlock and seccomp: a file that takes a decoder over finds more doors"
+            self._log.warning("decoders.not_confined", missing=missing, hint=hint)
+
     def _look_at_disk(self) -> None:
         """Free space, with the oldest evidence removed where it is short; damaged databases beside ours."""
         settings = self._line.settings
@@ -108,7 +167,7 @@ class Housekeeping:
         if self._clock() < self._next_room_s:
             return
         self._next_room_s = self._clock() + ROOM_S
-        short = make_room(settings, self._log, refused=self._store.disk_full)
+        short = self._room.make(refused=self._store.disk_full)
         self._health.set("disk", not short, short)
 
     def _quality(self) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from pathlib import Path
 
 from edge.types import Candidate, FileStamp
 
+LAST_RUN = "run"
 OLD_S = 7 * 86400.0  # a file that was not found again in a week is gone
 
 
@@ -51,9 +53,9 @@ class InFlight:
         self, folder: Path, *, faulted: bool = False, oom_kills: Callable[[], int] = oom_kills
     ) -> None:
         self._folder, self._lock = folder, threading.Lock()
-        self._oom_kills = oom_kills()
+        self._oom_kills, self._run = oom_kills(), secrets.token_hex(8)
         self._inside: dict[_Name, bool] = {}  # whether it is alone
-        self._suspects = self._left_behind(faulted)  # whether it is condemned
+        self._suspects = self._left_behind(faulted, self._follow())  # whether it is condemned
 
     @property
     def suspects(self) -> int:
@@ -90,7 +92,7 @@ class InFlight:
             note = {
                 "source": name.source, "path": name.path, "size_bytes": name.stamp.size_bytes,
                 "mtime_ns": name.stamp.mtime_ns, "alone": alone,
-                "condemned": self._suspects.get(name, False), "oom_kills": self._oom_kills,
+                "condemned": self._suspects.get(name, False), "oom_kills": self._oom_kills, "run": self._run,
             }  # fmt: skip
             with suppress(OSError):  # a full disk must not keep frames from being inspected
                 self._folder.mkdir(parents=True, exist_ok=True)
@@ -114,7 +116,17 @@ class InFlight:
                     self._note(name).unlink(missing_ok=True)
             self._inside.clear()
 
-    def _left_behind(self, faulted: bool) -> dict[_Name, bool]:
+    def _follow(self) -> str:
+        """Leave word of this run, and say which one was before it."""
+        last, before = self._folder / LAST_RUN, ""
+        with suppress(OSError):
+            before = last.read_text()
+        with suppress(OSError):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            last.write_text(self._run)
+        return before
+
+    def _left_behind(self, faulted: bool, last_run: str) -> dict[_Name, bool]:
         suspects: dict[_Name, bool] = {}
         for file in self._folder.glob("*.json"):
             try:
@@ -123,6 +135,7 @@ class InFlight:
                 note = json.loads(file.read_text())
                 stamp = FileStamp(int(note["size_bytes"]), int(note["mtime_ns"]))
                 evidence = faulted or self._oom_kills > int(note["oom_kills"])
+                evidence &= note["run"] == last_run  # how that one ended says nothing of those before it
                 name = _Name(str(note["source"]), str(note["path"]), stamp)
                 suspects[name] = bool(note["condemned"]) or (bool(note["alone"]) and evidence)
             except (OSError, ValueError, KeyError, TypeError):  # old, or half written: it says nothing

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -32,6 +33,7 @@ from edge.judge.classes import largest_level
 from edge.judge.fragments import as_scores, fragment_statistics
 from edge.judge.judgement import judge
 from edge.judge.statistics import score_map, summarise
+from edge.mounts import keeps_zeros_as_holes
 from edge.preprocess import Aids, MaskSpec, PreprocessSpec, Tiling, prepare
 from edge.preprocess.foreground import to_square
 from edge.preprocess.objects import split_objects
@@ -51,6 +53,8 @@ from edge.types import (
     Score,
 )
 
+Holes = Literal["auto", "refuse", "accept"]  # as the source's holes
+
 
 @dataclass(frozen=True, slots=True)
 class PrepareJob:
@@ -67,7 +71,7 @@ class PrepareJob:
     naming: Naming | None = None
     named: str = ""  # what the naming rule reads
     checksum: str | None = None  # suffix of the file beside it that says its checksum
-    holes_refused: bool = False  # where the file system knows of bytes that were never written
+    holes: Holes = "accept"  # what to make of bytes that were reserved and never written
 
 
 def prepare_file(job: PrepareJob, has_read: Callable[[], None] = lambda: None) -> list[Frame]:
@@ -90,8 +94,8 @@ def prepare_file(job: PrepareJob, has_read: Callable[[], None] = lambda: None) -
 def _look(job: PrepareJob, source: OpenFile) -> None:
     """What can be refused before all of a file is read."""
     refuse_large(source, job.file.name, job.limits)
-    if job.holes_refused:
-        refuse_holes(source, job.file.name)
+    if job.holes == "refuse" or (job.holes == "auto" and not keeps_zeros_as_holes(job.file)):
+        refuse_holes(source, job.file.name, anywhere=job.holes == "refuse")
 
 
 def prepare_picture(
@@ -111,7 +115,13 @@ def prepare_picture(
     height, width = picture.pixels.shape[:2]
     return Frame(
         ImageInfo(
-            job.path, sha256, width, height, picture.bits, picture.page, picture.pages,
+            job.path,
+            sha256,
+            width,
+            height,
+            picture.bits,
+            picture.page,
+            picture.pages,
             channels=1 if picture.pixels.ndim == 2 else picture.pixels.shape[2],
         ),
         prepared.plane,

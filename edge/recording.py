@@ -27,11 +27,11 @@ from edge.record.batches import ChartRow
 from edge.record.store import PartKey, PartRow, Store
 from edge.stages import Beat, FrameResult, Judged, SameContent, no_beat
 from edge.types import Candidate, Identity, ModelInfo, Verdict
+from edge.wallclock import WallClock
 
 SAME_CONTENT = "same_content"
 MOST_FILES = 16  # in one transaction: the first verdict waits for the evidence of all of them
 EXPIRE_EVERY_S = 0.5
-CLOCK_JUMP_S = 2.0  # the wall clock was set: more than an NTP daemon slews away unnoticed
 DRIFT_FRAMES = 200  # recent frames of a view whose scores are held against its calibration
 
 
@@ -92,7 +92,9 @@ class RecordStage:
         log: Any,
         clock: Callable[[], float] = time.monotonic,
         unix_clock: Callable[[], float] = time.time,
+        wall: WallClock | None = None,
     ) -> None:
+        """`wall` has watched the clock since the parts' clocks were last right."""
         self._judged, self._store, self._station = judged, store, station
         self._parts, self._evidence, self._meter = parts, evidence_rule, meter
         self._wake_delivery, self._done, self._log = wake_delivery, done, log
@@ -100,7 +102,7 @@ class RecordStage:
         self._taken: list[Judged] = []  # not yet drafted: the disk did not answer
         self._held: list[Draft] = []  # made, but not yet written: the disk refused
         self._expire_at_s = float("-inf")
-        self._clock_offset_s = unix_clock() - clock()
+        self._wall = wall or WallClock(clock, unix_clock)
         self._recent: dict[tuple[str, str, str], deque[float]] = {}  # by recipe, view and calibration
         self._charts: dict[tuple[str, str, str], ChartRow | None] = {}  # by recipe, view and calibration
 
@@ -155,18 +157,20 @@ class RecordStage:
         By the source's rule: usually only where both names say the same part, batch and view.
         """
         recipe, rule, sha256 = file.route.recipe, file.route.same_content, file.results[0].image.sha256
-        if rule == "judge" or not sha256:
-            return ""
+        source, path = file.candidate.source, file.candidate.path
+        if rule == "judge" or not sha256 or self._store.is_known(source, path):
+            return ""  # new content under a known name is a new frame, whatever it was before
         drafted = [
             verdict.payload
             for draft in drafts
-            if draft.file.route.recipe == recipe
+            if (draft.file.candidate.source, draft.file.route.recipe) == (source, recipe)
             for _, verdict in draft.verdicts
-            if verdict.payload["image"]["sha256"] == sha256
+            if verdict.payload["image"]["sha256"] == sha256 and draft.file.candidate.path != path
         ]
         found = []
         for result in file.results:
-            stored = self._store.verdicts_on(recipe, sha256, None if rule == "link" else result.identity)
+            who = None if rule == "link" else result.identity
+            stored = self._store.verdicts_on(source, recipe, sha256, who)
             stands = partial(_stands_for, result=result, rule=rule, model=file.route.inspector.model)
             found.append(next((p["resultId"] for p in (*drafted, *stored) if stands(p)), ""))
         return found[0] if all(found) else ""
@@ -302,11 +306,9 @@ class RecordStage:
 
     def _watch_clock(self) -> None:
         """When the wall clock is set, parts that wait go with it: they have waited no longer for that."""
-        offset_s = self._unix_clock() - self._clock()
-        jump_s = offset_s - self._clock_offset_s
-        if abs(jump_s) > CLOCK_JUMP_S:
+        if jump_s := self._wall.jump_s():
             self._store.shift_part_clocks(jump_s)
-            self._clock_offset_s = offset_s
+            self._wall.taken(jump_s)
             self._log.warning("clock.jumped", seconds=round(jump_s, 1))
 
     def _expire(self) -> bool:

@@ -32,6 +32,13 @@ DELIVERY_CLOSE_S = 1.0
 HTTP_CLOSE_S = 0.5
 
 FLOW = ("decode", "inspect", "record")
+
+
+def loop_of(name: str) -> str:
+    """The loop that a thread's name is of: "inspect" of "inspect#2", after a reload."""
+    return name.partition("#")[0]
+
+
 Loop = Callable[[threading.Event, Beat], None]
 
 

@@ -17,7 +17,7 @@ from edge.engine_loss import EngineWatch
 from edge.errors import DataError, EdgeError, IncompleteError
 from edge.intake.backlog import Backlog
 from edge.intake.naming import Naming, printable
-from edge.pipeline import Inspection, Inspector, PrepareJob
+from edge.pipeline import Holes, Inspection, Inspector, PrepareJob
 from edge.types import Candidate, Frame, Identity, ImageInfo, Judgement, ModelInfo, Score
 
 MOST_PIXELS_WAITING = 64e6  # in each buffer: 256 MB of float32
@@ -30,6 +30,8 @@ PUT_S = 1.0  # between two beats while the next stage has no room
 NOT_THE_FILES_FAULT = {
     "permission_denied", "unreadable_now", "read_timeout", "no_shared_memory", "engine_replaced",
 }  # fmt: skip
+# A frame waits for its checksum file as for a marker, however long its copier takes; the backlog shows it
+WAITED_FOR = {"checksum_missing"}
 # A source whose files cannot be read in time rests, so that it does not keep workers from other sources
 REST_S = (30.0, 300.0)  # at first, at most
 
@@ -56,7 +58,7 @@ class Route:
     value_range: tuple[float, float] | None = None
     same_content: SameContent = "auto"
     checksum: str | None = None
-    holes_refused: bool = True
+    holes: Holes = "auto"
 
 
 def pixels_of(frame: Frame, score: Score | None = None) -> int:
@@ -152,6 +154,15 @@ def put_patiently(buffer: Buffer[Item], item: Item, weight: float, beat: Beat) -
         beat()
 
 
+@dataclass(slots=True)
+class _Rest:
+    """A source whose files could not be read in time: after a while one of them is tried."""
+
+    until_s: float
+    for_s: float
+    trying: bool = False
+
+
 class DecodeStage:
     """Takes files from the backlog to the workers, and sorts what comes back."""
 
@@ -175,7 +186,7 @@ class DecodeStage:
         self._finished: queue.SimpleQueue[tuple[Candidate, float, Future[list[Frame]]]] = queue.SimpleQueue()
         self._tries: Counter[tuple[str, str]] = Counter()  # (source, path)
         self._waiting: Candidate | None = None  # taken from the backlog, and not admitted yet
-        self._resting: dict[str, tuple[float, float]] = {}  # source: until when, how long
+        self._resting: dict[str, _Rest] = {}  # by source
         self.in_flight = 0
         self._progress_s = clock()  # when a file last came back, or none was out
 
@@ -220,11 +231,13 @@ class DecodeStage:
     def _next(self) -> Candidate | None:
         """The next file that may be taken."""
         now_s = self._clock()
-        resting = [source for source, (until_s, _) in self._resting.items() if now_s < until_s]
+        resting = [name for name, rest in self._resting.items() if now_s < rest.until_s or rest.trying]
         candidate = self._waiting or self._backlog.take(resting)
         self._waiting = None
         if candidate is not None and not self._journal.admits(candidate):
             self._waiting, candidate = candidate, None
+        if candidate is not None and candidate.source in self._resting:
+            self._resting[candidate.source].trying = True
         return candidate
 
     def _condemn(self, candidate: Candidate) -> None:
@@ -255,7 +268,7 @@ class DecodeStage:
             naming=route.naming,
             named=candidate.path,
             checksum=route.checksum,
-            holes_refused=route.holes_refused,
+            holes=route.holes,
         )
         self.in_flight += 1
         self._tries[candidate.source, candidate.path] += 1
@@ -297,7 +310,11 @@ class DecodeStage:
             self._log.warning("frame.postponed", source=candidate.source, path=candidate.path, error=error)
         if not_its_fault or isinstance(error, IncompleteError):
             age_s = self._clock() - candidate.unchanged_since_s
-            if not_its_fault or age_s < self._routes[candidate.source].incomplete_after_s:
+            if (
+                not_its_fault
+                or error.reason in WAITED_FOR
+                or age_s < self._routes[candidate.source].incomplete_after_s
+            ):
                 self._give_back(candidate)
                 return True
             return False
@@ -314,12 +331,15 @@ class DecodeStage:
 
     def _watch_reading(self, source: str, error: BaseException | None) -> None:
         """A mount that hangs costs a worker its whole time limit for each file: its source rests a while."""
+        rest, now_s = self._resting.get(source), self._clock()
         if isinstance(error, EdgeError) and error.reason == "read_timeout":
-            rest_s = min(REST_S[1], 2 * self._resting[source][1]) if source in self._resting else REST_S[0]
-            self._resting[source] = self._clock() + rest_s, rest_s
+            if rest is not None and not rest.trying:
+                return  # it was under way when the rest began
+            for_s = REST_S[0] if rest is None else min(REST_S[1], 2 * rest.for_s)
+            self._resting[source] = _Rest(now_s + for_s, for_s)
             self._returns[source].stalled(error.message)
-            self._log.error("source.stalled", source=source, error=error, next_try_s=rest_s)
-        elif source in self._resting:
+            self._log.error("source.stalled", source=source, error=error, next_try_s=for_s)
+        elif rest is not None:
             del self._resting[source]
             self._returns[source].stalled("")
             self._log.info("source.reads_again", source=source)

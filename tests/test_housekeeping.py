@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from edge.config import Evidence, Record
 from edge.errors import DataError
-from edge.housekeeping import PRUNE_S, ROOM_S, Housekeeping
+from edge.housekeeping import FUTILE_REST_S, PRUNE_S, ROOM_S, Housekeeping
 from edge.observe.health import Health
 from edge.observe.metrics import Metrics
 from edge.record import evidence
@@ -41,7 +41,10 @@ class House:
             record=Record(max_age_days=400),
         )
         line: Any = SimpleNamespace(
-            intakes=[], workers=SimpleNamespace(take_restarts=lambda: 0), settings=settings, inspectors={}
+            intakes=[],
+            workers=SimpleNamespace(take_restarts=lambda: 0, trouble="", confined_by=None),
+            settings=settings,
+            inspectors={},
         )
         self.house = Housekeeping(
             line, self.store, self.health, self.metrics, log=structlog.get_logger(),
@@ -176,3 +179,51 @@ def test_damage_that_any_loop_met_stops_the_daemon(house: House) -> None:
     with pytest.raises(DataError, match="malformed") as raised:
         house.step()
     assert not raised.value.retryable
+
+
+def test_evidence_is_not_all_removed_where_that_frees_nothing(house: House) -> None:
+    """Snapshots hold it, or something else fills the disk."""
+    for number in range(40):
+        house.keep(number, NOW - 40 * DAY_S + number * DAY_S)
+    size = next(house.root.glob("*/*/*")).stat().st_size
+    wanted = evidence.wanted_free(house.root, 5 * size)
+    house.house._room._settings.evidence = Evidence(min_free_bytes=wanted)
+    house.free = 3 * size
+    for _ in range(20):
+        house.step(ROOM_S)
+    assert 25 < house.pictures() < 40
+    assert "removing evidence does not help" in str(house.not_ready("disk"))
+    house.step(FUTILE_REST_S)  # it may be of use again: some file systems free space late
+    left = house.pictures()
+    house.free = 100 * GB
+    house.step(ROOM_S)
+    house.step(ROOM_S)
+    assert house.not_ready("disk") is None
+    assert house.pictures() == left
+
+
+def test_workers_that_do_not_start_are_not_ready_and_said_once(house: House) -> None:
+    workers: Any = house.house._line.workers
+    with structlog.testing.capture_logs() as lines:
+        house.house._log = structlog.get_logger()
+        house.step()
+        assert house.not_ready("decoders") is None
+        workers.trouble = "decode workers end before they are ready (exit code 1)"
+        house.step()
+        house.step()
+        assert "exit code 1" in str(house.not_ready("decoders"))
+        workers.trouble = ""
+        house.step()
+        assert house.not_ready("decoders") is None
+    assert [line["event"] for line in lines] == ["decoders.failing", "decoders.working"]
+
+
+def test_workers_that_a_kernel_does_not_hold_are_said_once(house: House) -> None:
+    workers: Any = house.house._line.workers
+    workers.confined_by = ("seccomp",)
+    with structlog.testing.capture_logs() as lines:
+        house.house._log = structlog.get_logger()
+        house.step()
+        house.step()
+    (line,) = lines
+    assert (line["event"], line["missing"]) == ("decoders.not_confined", ["landlock"])

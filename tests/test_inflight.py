@@ -127,4 +127,11 @@ def test_notes_of_files_that_never_came_back_go(tmp_path: Path) -> None:
     (note,) = tmp_path.glob("*.json")
     os.utime(note, (1, 1))
     assert InFlight(tmp_path).suspects == 0
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.glob("*.json")) == []
+
+
+def test_how_a_run_ended_says_nothing_of_the_runs_before_it(tmp_path: Path) -> None:
+    InFlight(tmp_path).enter(A)
+    InFlight(tmp_path).enter(A)  # alone, and killed by somebody
+    InFlight(tmp_path)  # faults before it takes any file
+    assert not InFlight(tmp_path, faulted=True).is_condemned(A)

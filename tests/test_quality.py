@@ -188,7 +188,7 @@ def housekeeping(rig: Rig, store: Any = None) -> Housekeeping:
     state = SimpleNamespace(paths=SimpleNamespace(state=Path("/nowhere")))
     line: Any = SimpleNamespace(
         intakes=[],
-        workers=SimpleNamespace(take_restarts=lambda: 0),
+        workers=SimpleNamespace(take_restarts=lambda: 0, trouble="", confined_by=None),
         settings=state,
         inspectors={"r": inspector},
     )

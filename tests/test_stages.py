@@ -494,6 +494,18 @@ def test_a_source_that_cannot_be_read_in_time_rests_and_others_go_on(rig: Rig) -
     assert rig.returned.trouble == ""
 
 
+def test_files_that_hang_together_are_one_reason_to_rest_and_one_is_tried_afterwards(rig: Rig) -> None:
+    rig.workers.workers = 4
+    for number in range(12):
+        rig.add(f"P{number}_1.png")
+    rig.workers.faults = [HUNG] * 9
+    rig.run()
+    assert rig.workers.jobs == 5
+    rig.clock.advance(31)
+    rig.run()
+    assert rig.workers.jobs == 6  # after 30 s, and one
+
+
 def test_a_resting_source_is_tried_less_and_less_often(rig: Rig) -> None:
     tried_s = []
     for number in range(1200):
@@ -526,6 +538,25 @@ def test_the_same_content_under_a_new_name_is_linked_where_the_name_says_the_sam
     stamp = FileStamp(first.stat().st_size, (first.parent / "moved/P1_1.png").stat().st_mtime_ns)
     assert rig.store.is_recorded("s", "moved/P1_1.png", stamp)  # it is not looked at again
     assert rig.store.depth("mqtt") == 2
+
+
+def test_the_first_content_again_under_its_own_name_is_a_new_frame(rig: Rig) -> None:
+    first = rig.add("P1_1.png")
+    bytes_before = first.read_bytes()
+    rig.run()
+    rig.add("P1_1.png", defect=True)
+    rig.run()
+    first.write_bytes(bytes_before)
+    rig.find("P1_1.png")
+    assert [verdict["resultEvaluation"] for verdict in rig.run()] == ["OK", "NotOK", "OK"]
+
+
+def test_another_source_is_not_asked(rig: Rig) -> None:
+    """It may read grey values otherwise."""
+    rig.add("P1_1.png")
+    rig.run()
+    rig.find("P1_1.png", source="other")
+    assert len(rig.run()) == 2
 
 
 def test_copies_that_come_together_are_linked_as_well(rig: Rig) -> None:

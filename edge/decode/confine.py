@@ -141,8 +141,8 @@ def _seccomp(libc: ctypes.CDLL) -> bool:
 def _filter(column: int, architecture: int) -> bytes:
     """The BPF program: EPERM for refused calls, the end for another architecture's, all else allowed.
 
-    Threads may be made and processes may not: clone only with CLONE_THREAD; clone3, whose flags no filter sees,
-    is "not there", and libc falls back to clone. Limits may be set of the process itself only.
+    Threads may be made and processes may not: clone only with CLONE_THREAD; clone3, whose flags no filter
+    sees, is "not there", and libc falls back to clone. Limits may be set of the process itself only.
     """
     numbers = sorted(both[column] or 0 for both in _REFUSED.values() if both[column] is not None)
 

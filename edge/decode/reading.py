@@ -27,11 +27,15 @@ class OpenFile:
         start, stop, _ = where.indices(self.size_bytes)
         return os.pread(self.descriptor, max(0, stop - start), start)
 
-    def has_holes(self) -> bool:
-        """Whether some of it was reserved but never written; False where the file system does not tell."""
+    def has_holes(self, *, at_the_end: bool = False) -> bool:
+        """Whether some of it, or its last bytes, were reserved but never written; False where the file system
+        does not tell."""
         try:
-            return os.lseek(self.descriptor, 0, os.SEEK_HOLE) < self.size_bytes
-        except OSError:  # it does not tell, or the file is empty
+            if not at_the_end:
+                return os.lseek(self.descriptor, 0, os.SEEK_HOLE) < self.size_bytes
+            last = max(0, self.size_bytes - 1)
+            return os.lseek(self.descriptor, last, os.SEEK_HOLE) == last and self.size_bytes > 0
+        except OSError:  # it does not tell
             return False
         finally:
             os.lseek(self.descriptor, 0, os.SEEK_SET)
@@ -72,15 +76,15 @@ def read_stable(
         os.close(descriptor)
 
 
-def refuse_holes(source: OpenFile, name: str) -> None:
-    """Refuse a copy whose space was reserved first and has not been filled.
+def refuse_holes(source: OpenFile, name: str, *, anywhere: bool) -> None:
+    """Refuse a copy whose space was reserved first and has not been filled to its end, or has holes anywhere.
 
     Formats without checksums cannot tell: what was never written reads as zeros.
 
     Raises:
         IncompleteError: "has_holes".
     """
-    if source.has_holes():
+    if source.has_holes(at_the_end=not anywhere):
         raise IncompleteError(
             f"{name}: parts of it were reserved but never written",
             hint='let the copy end; where the file system keeps zeros as holes, set holes = "accept"',

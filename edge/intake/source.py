@@ -11,7 +11,8 @@ from typing import Any, Literal, Protocol
 from edge.errors import EdgeError
 from edge.intake.backlog import Backlog
 from edge.intake.scan import FolderScan
-from edge.intake.watch import Hints, NativeWatch, is_network_mount
+from edge.intake.watch import Hints, NativeWatch
+from edge.mounts import is_network_mount
 from edge.types import Candidate
 
 WatchMode = Literal["auto", "native", "polling"]

@@ -10,9 +10,6 @@ from pathlib import Path
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 
-# Mount types whose changes by other machines raise no local events
-NETWORK_MOUNTS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "virtiofs", "ceph", "glusterfs", "davfs"}
-
 # More hints than this are not worth following one by one: the scan lists the folder instead
 MOST_HINTS = 2000
 
@@ -60,21 +57,3 @@ class NativeWatch:
         """Stop and join the observer's threads."""
         self._observer.stop()
         self._observer.join(timeout=5)
-
-
-def is_network_mount(directory: Path, mounts: str | None = None) -> bool:
-    """Whether a folder lies on a network file system, by /proc/mounts; False where that cannot be read."""
-    if mounts is None:
-        try:
-            mounts = Path("/proc/mounts").read_text()
-        except OSError:
-            return False
-    target = os.path.realpath(directory)
-    kind, longest = "", -1
-    for line in mounts.splitlines():
-        fields = line.split()
-        point = fields[1].replace("\\040", " ")
-        inside = target == point or target.startswith(point.rstrip("/") + "/")
-        if inside and len(point) >= longest:
-            kind, longest = fields[2], len(point)
-    return kind in NETWORK_MOUNTS or (kind.startswith("fuse.") and "ssh" in kind)

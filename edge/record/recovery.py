@@ -46,6 +46,8 @@ class SetAside:
     def __str__(self) -> str:
         missing = "nothing is known to be missing" if self.whole else "some could not be read"
         saved = f"{self.verdicts} verdicts, {self.waiting} waiting results, {self.files} journal rows saved"
+        if self.again:
+            saved += f" ({self.again} sent again, because what had arrived could not be read)"
         return f"{self.name} was set aside ({self.why}): {saved}, {missing}; look at it, then move it away"
 
 
@@ -71,7 +73,7 @@ def open_store(
         why = _damage(file)
         if not why:
             try:
-                return Store(file, sinks)
+                return Store(file, sinks, takes_long)
             except DataError as error:
                 if error.reason != DAMAGED:
                     raise

@@ -11,7 +11,7 @@ import json
 import sqlite3
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import inf
@@ -87,8 +87,10 @@ class PartRow:
 class Store:
     """The site's database file."""
 
-    def __init__(self, file: Path, sinks: Sequence[str] = ()) -> None:
-        """Open or create it, and bring its schema up to date.
+    def __init__(
+        self, file: Path, sinks: Sequence[str] = (), takes_long: Callable[[], None] = lambda: None
+    ) -> None:
+        """Open or create it, and bring its schema up to date, after saying that it `takes_long`.
 
         Raises:
             CannotWriteError: the file cannot be opened or written.
@@ -97,7 +99,7 @@ class Store:
         self._file = file
         self.damaged = ""  # what SQLite said, once it has met damage: the daemon stops, and recovers at start
         self.disk_full = False  # the last transaction found no space
-        self._sinks = tuple(sinks)
+        self._sinks, self._takes_long = tuple(sinks), takes_long
         self._lock = threading.RLock()
         self._counts: Counter[tuple[str, str]] = Counter()  # stored verdicts by (type, evaluation)
         self._made: Counter[tuple[str, str]] = Counter()  # in the transaction that is open
@@ -140,6 +142,8 @@ class Store:
                 f"{file}: written by a newer edge (schema {version}, this one knows {SCHEMA_VERSION})",
                 hint="install the newer version again",
             )
+        if 0 < version < SCHEMA_VERSION:
+            self._takes_long()
         for step in range(version, SCHEMA_VERSION):
             self._db.executescript(f"BEGIN; {MIGRATIONS[step]} PRAGMA user_version={step + 1}; COMMIT;")
 
@@ -244,16 +248,25 @@ class Store:
             ],
         )
 
-    def verdicts_on(self, recipe: str, sha256: str, who: Identity | None) -> list[dict[str, Any]]:
-        """Payloads of this recipe's first verdicts on this content; with `who`, of that part, batch and view."""
+    def is_known(self, source: str, path: str) -> bool:
+        """Whether a file of this name was ever judged."""
+        return (
+            self._row("SELECT 1 FROM files WHERE source = ? AND path = ?", (source, _text(path))) is not None
+        )
+
+    def verdicts_on(
+        self, source: str, recipe: str, sha256: str, who: Identity | None
+    ) -> list[dict[str, Any]]:
+        """Payloads of a recipe's first verdicts on this content; with `who`, of that part, batch and view."""
         narrower = ""
         values: tuple[str | None, ...] = ()
         if who is not None:
             narrower, values = " AND part IS ? AND batch IS ? AND view IS ?", (who.part, who.batch, who.view)
         rows = self._rows(
-            f"SELECT payload FROM verdicts WHERE sha256 = ? AND sha256 <> '' AND recipe = ?{narrower}"
+            "SELECT payload FROM verdicts WHERE sha256 = ? AND sha256 <> '' AND source = ? AND recipe = ?"
+            f"{narrower}"
             " ORDER BY created_unix_s, result_id LIMIT 100",
-            (sha256, recipe, *values),
+            (sha256, source, recipe, *values),
         )
         return [json.loads(payload) for (payload,) in rows]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hmac
+import ipaddress
 import re
 from collections.abc import Collection
 from urllib.parse import urlsplit
@@ -58,14 +59,16 @@ class KnownHosts:
     """421 where the Host header names somebody else.
 
     A page of a foreign site may have its own name point to this address (DNS rebinding); its browser then
-    takes our answers for the page's own. It still says the foreign name here.
+    takes our answers for the page's own. It still says the foreign name here. Browsers always say a name, and
+    rebinding needs one: who says none, or an address, is let through.
     """
 
     def __init__(self, app: ASGIApp, names: Collection[str]) -> None:
         self._app, self._names = app, frozenset(names)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if host_name(Headers(scope=scope).get("host", "")) in self._names:
+        host = Headers(scope=scope).get("host", "")
+        if not host or host_name(host) in self._names or is_address(host_name(host)):
             await self._app(scope, receive, send)
         else:
             refused = JSONResponse({"error": "this name is not in http.hosts"}, 421)
@@ -96,6 +99,15 @@ def _of_our_own(headers: Headers) -> bool:
         return site in ("same-origin", "none")
     origin = headers.get("origin")
     return origin is None or urlsplit(origin).netloc == headers.get("host", origin)
+
+
+def is_address(host: str) -> bool:
+    """Whether a host is an IP address, not a name."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def host_name(host: str) -> str:

@@ -118,7 +118,8 @@ def _protocol(request_timeout_s: float) -> type[asyncio.Protocol]:
             self._expect()
             held[self] = None
             if len(held) > MOST_CONNECTIONS:
-                oldest = min(held, key=lambda one: one.is_busy)
+                # an idle one if there is any; a busy one may only be slow to read
+                oldest = min((one for one in held if one is not self), key=lambda one: one.is_busy)
                 held.pop(oldest)
                 oldest.transport.abort()
 

@@ -85,7 +85,7 @@ def test_a_copy_whose_space_was_reserved_first_waits_until_it_is_filled(tmp_path
     file = tmp_path / "frame.dcm"
     file.write_bytes(whole[: len(whole) // 2])
     os.truncate(file, len(whole))
-    job = PrepareJob(file, file.name, None, PreprocessSpec(), LIMITS, holes_refused=True)
+    job = PrepareJob(file, file.name, None, PreprocessSpec(), LIMITS, holes="refuse")
     with pytest.raises(IncompleteError) as caught:
         prepare_file(job)
     assert (caught.value.reason, caught.value.retryable) == ("has_holes", True)
@@ -94,6 +94,37 @@ def test_a_copy_whose_space_was_reserved_first_waits_until_it_is_filled(tmp_path
         stream.write(whole[len(whole) // 2 :])
     (frame,) = prepare_file(job)
     assert np.array_equal(np.rint(frame.plane * 255), make.grey(height=700, width=900))
+
+
+@pytest.mark.parametrize(
+    ("holes", "where", "complete"),
+    [
+        ("auto", "end", False),
+        ("auto", "middle", True),
+        ("refuse", "middle", False),
+        ("accept", "end", True),
+    ],
+)
+def test_by_default_only_an_end_that_was_never_written_counts(
+    tmp_path: Path, holes: Any, where: str, complete: bool
+) -> None:
+    if not holes_are_told(tmp_path):
+        assert os.environ.get("EDGE_REQUIRE_ALL") != "1", "needs a file system that tells of holes"
+        pytest.skip("this file system does not tell of holes")
+    whole = make.tiff(make.grey(height=700, width=900))
+    file, block = tmp_path / "frame.tif", 2**16
+    file.write_bytes(whole[:block])
+    os.truncate(file, len(whole))
+    if where == "middle":  # as `cp --sparse` leaves a black stripe
+        with file.open("r+b") as stream:
+            stream.seek(2 * block)
+            stream.write(whole[2 * block :])
+    job = PrepareJob(file, file.name, None, PreprocessSpec(), LIMITS, holes=holes)
+    if complete:
+        assert len(prepare_file(job)) == 1
+    else:
+        with pytest.raises(IncompleteError, match="never written"):
+            prepare_file(job)
 
 
 @pytest.mark.slow

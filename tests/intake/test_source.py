@@ -8,7 +8,8 @@ from edge.errors import UnavailableError
 from edge.intake.backlog import Backlog
 from edge.intake.scan import FolderScan, ScanRule
 from edge.intake.source import SourceIntake
-from edge.intake.watch import Hints, is_network_mount
+from edge.intake.watch import Hints
+from edge.mounts import is_network_mount, keeps_zeros_as_holes
 from edge.testing import FakeClock
 from edge.types import Candidate, FileStamp
 
@@ -101,3 +102,10 @@ def test_network_mounts_are_recognised() -> None:
     mounts = "server:/x /mnt/scanner nfs4 rw 0 0\n/dev/sda / ext4 rw 0 0\n"
     assert is_network_mount(Path("/mnt/scanner/ct"), mounts)
     assert not is_network_mount(Path("/mnt/scanner2"), mounts)
+
+
+def test_file_systems_that_keep_written_zeros_as_holes_are_recognised() -> None:
+    mounts = "tank /tank zfs rw 0 0\n/dev/sda1 / ext4 rw 0 0\nnas:/x /mnt/x nfs4 rw 0 0\n"
+    assert keeps_zeros_as_holes(Path("/tank/a.tif"), mounts)
+    assert keeps_zeros_as_holes(Path("/mnt/x/a.tif"), mounts)
+    assert not keeps_zeros_as_holes(Path("/srv/a.tif"), mounts)

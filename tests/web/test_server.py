@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from edge.errors import UnavailableError
@@ -25,7 +25,11 @@ def hello(_: Request) -> PlainTextResponse:
     return PlainTextResponse("hello")
 
 
-APP = Starlette(routes=[Route("/", hello)])
+def large(_: Request) -> Response:
+    return Response(bytes(8_000_000))
+
+
+APP = Starlette(routes=[Route("/", hello), Route("/large", large)])
 
 
 def test_answers_until_stopped_and_can_listen_there_again() -> None:
@@ -121,6 +125,12 @@ def test_connections_that_are_only_held_keep_nobody_out(said: bytes, count: int)
             lambda: sum(not is_closed(one) for one in connections) <= serving.MOST_CONNECTIONS,
             "the oldest have gone",
         )
+
+
+def test_answers_that_nobody_reads_keep_nobody_out() -> None:
+    request = b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n"
+    with served() as address, held(address, serving.MOST_CONNECTIONS, request):
+        assert ask(address) == b"hello"
 
 
 @pytest.mark.parametrize("said", [b"", b"GET / HTTP/1.1\r\nHost: a\r\nX-Slow: "], ids=["idle", "slow"])
