@@ -27,15 +27,20 @@ def verify(data: bytes, file: Path, suffix: str) -> None:
     Raises:
         IncompleteError: "checksum_missing", "checksum_unreadable", "checksum_mismatch": either file may still
             be in the making.
-        DataError: as `read_stable`, of the checksum file.
+        DataError: "name_too_long": no such file can exist; else as `read_stable`, of the checksum file.
     """
     beside = file.with_name(file.name + suffix)
     try:
         text = read_stable(beside, None, _refuse_long)
     except DataError as error:
         cause = error.__cause__
-        too_long = isinstance(cause, OSError) and cause.errno == errno.ENAMETOOLONG  # no such file can exist
-        if too_long or error.reason in ("vanished", "empty"):
+        if isinstance(cause, OSError) and cause.errno == errno.ENAMETOOLONG:  # nobody should wait for it
+            raise DataError(
+                f"{file.name}: with {suffix} behind it, its name is too long for a file",
+                hint="shorten the names of frames, or take checksum out of the source",
+                reason="name_too_long",
+            ) from None
+        if error.reason in ("vanished", "empty"):
             raise IncompleteError(
                 f"{file.name}: its checksum file {beside.name} is not there yet",
                 hint="let the scanner write it, or take checksum out of the source",

@@ -113,12 +113,12 @@ def test_a_frame_without_its_checksum_is_worth_another_try_and_no_picture(
     assert caught.value.reason == reason
 
 
-def test_a_name_too_long_for_a_checksum_file_is_recorded_as_without_one(tmp_path: Path) -> None:
+def test_a_name_too_long_for_a_checksum_file_is_not_waited_for(tmp_path: Path) -> None:
     file = tmp_path / f"{'a' * 251}.tif"
     file.write_bytes(DATA)
-    with pytest.raises(IncompleteError) as caught:
+    with pytest.raises(DataError) as caught:
         prepare_file(PrepareJob(file, file.name, None, PreprocessSpec(), LIMITS, checksum=".sha256"))
-    assert caught.value.reason == "checksum_missing"
+    assert (caught.value.reason, caught.value.retryable) == ("name_too_long", False)
 
 
 def test_a_checksum_file_that_may_not_be_read_says_so(tmp_path: Path) -> None:

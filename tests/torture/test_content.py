@@ -63,7 +63,7 @@ def test_frames_are_held_against_the_checksums_beside_them(site: Site) -> None:
     assert said(site, "late_01.png") == ("OK", [])
     assert said(site, "wrong_01.png") == ("NotDecidable", ["checksum_mismatch"])
     assert "without_01.png" not in verdicts(site)  # it is waited for, like a marker, and counted
-    assert daemon.status()["backlog"]["scanner"]["waiting"] == 1
+    until(lambda: daemon.status()["backlog"]["scanner"]["waiting"] == 1, "one is waited for")
     assert daemon.stop()[0] == 0
     assert len(verdicts(site)) == 3  # checksum files are no frames
 
