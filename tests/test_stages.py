@@ -508,7 +508,7 @@ def test_files_that_hang_together_are_one_reason_to_rest_and_one_is_tried_afterw
 
 def test_a_resting_source_is_tried_less_and_less_often(rig: Rig) -> None:
     tried_s = []
-    for number in range(1200):
+    for number in range(240):
         jobs = rig.workers.jobs
         rig.backlog.take()
         rig.add(f"P{number}_1.png")
@@ -516,10 +516,10 @@ def test_a_resting_source_is_tried_less_and_less_often(rig: Rig) -> None:
         rig.run()
         if rig.workers.jobs > jobs:
             tried_s.append(rig.clock())
-        rig.clock.advance(1.0)
+        rig.clock.advance(5.0)
     gaps = np.diff(tried_s)
-    assert gaps[0] == pytest.approx(30, abs=1)
-    assert max(gaps) == pytest.approx(300, abs=1)
+    assert gaps[0] == pytest.approx(30, abs=5)
+    assert max(gaps) == pytest.approx(300, abs=5)
     assert (np.diff(gaps) >= 0).all()
 
 

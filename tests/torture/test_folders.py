@@ -259,7 +259,7 @@ def test_files_that_vanish_or_are_replaced_leave_only_what_was_really_there(site
         lambda: {path: v["image"]["sha256"] for path, v in frames(site).items()} == last,
         "the last content of each is judged",
     )
-    assert daemon.status()["backlog"]["scanner"]["waiting"] == 0
+    until(lambda: daemon.status()["backlog"]["scanner"]["waiting"] == 0, "nothing waits")
     database = sqlite3.connect(f"file:{site.folder}/var/edge.sqlite3?mode=ro", uri=True)
     rows = database.execute("SELECT payload FROM verdicts WHERE type = 'frame'").fetchall()
     database.close()
