@@ -182,8 +182,10 @@ def run(config: Config = None) -> None:
     logging.configure(settings.log.level, sys.stderr, json=not sys.stderr.isatty())
     from edge.check import check_sources
     from edge.daemon import Daemon
+    from edge.heap import steady_heap
 
     check_sources(settings)
+    steady_heap()
 
     raise typer.Exit(Daemon(settings, log=logging.logger()).run())
 
