@@ -19,7 +19,7 @@ from edge.testing import write_frame
 from tests.brokers import until
 from tests.e2e.conftest import Site
 
-pytestmark = pytest.mark.mosquitto
+pytestmark = [pytest.mark.mosquitto, pytest.mark.slow]
 
 
 def arrive(site: Site, name: str, *, defect: bool = False, seed: int = 0) -> None:
