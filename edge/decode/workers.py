@@ -225,7 +225,13 @@ class DecodeWorkers(Generic[Job]):
         if said is None or not said.startswith(_READY):
             code = worker.process.exitcode
             if not closed:
-                self.trouble = f"decode workers end before they are ready (exit code {code})"
+                late = code is None or worker.late
+                how = (
+                    f"are not ready after {START_S:g} s"
+                    if late
+                    else f"end before they are ready (exit code {code})"
+                )
+                self.trouble = f"decode workers {how}"
             self._end(worker)
             raise _LostError
         self.confined_by = tuple(said[1:].decode().split())
