@@ -46,6 +46,7 @@ EXIT_OK = 0
 EXIT_INTERNAL = 70
 RECOVERING = "EXTEND_TIMEOUT_USEC=3600000000\nSTATUS=recovering what can be read of a damaged database"
 MOST_FAULT_CHARS = 4000
+LOOK_S = 0.5
 
 Replacement = tuple[Settings, dict[str, Inspector]]
 
@@ -166,7 +167,7 @@ class Daemon:
     def _wait(self) -> Replacement | None:
         """Until it is time to stop (None), or a checked new configuration is there."""
         while not self._stopping:
-            if self._inbox.get() == "reload":
+            if self._asked() == "reload":
                 replacement = self._checked_replacement()
                 if replacement and not self._stopping:
                     now_us = time.monotonic_ns() // 1000
@@ -175,6 +176,17 @@ class Daemon:
         sd_notify("STOPPING=1", self._environ)
         self._log.info("daemon.stopping")
         return None
+
+    def _asked(self) -> Literal["stop", "reload", ""]:
+        """What a signal or a loop asked for, or '' after a while.
+
+        Not a wait without end: a signal that comes between Python's last look and the system call that waits
+        would have its handler run when the wait is over (SIGTERM right after READY, in one start of a few).
+        """
+        try:
+            return self._inbox.get(timeout=LOOK_S)
+        except queue.Empty:
+            return ""
 
     def _checked_replacement(self) -> Replacement | None:
         """The new configuration with its engines compiled and proved, or None if it is no good."""
