@@ -137,13 +137,15 @@ class RecordStage:
     def _draft(self, files: Sequence[Judged], beat: Beat) -> list[Draft]:
         """Verdicts and evidence, before the transaction: encoding pictures must not hold the database."""
         drafts: list[Draft] = []
-        seen: set[tuple[str, str, str]] = set()
+        latest: dict[tuple[str, str], str] = {}  # content of a name, by the drafts so far
         for file in files:
             beat()
             source, path, sha256 = file.candidate.source, file.candidate.path, file.results[0].image.sha256
-            known = self._store.has_verdict(source, path, sha256) or (source, path, sha256) in seen
-            if sha256:
-                seen.add((source, path, sha256))
+            if sha256 and (source, path) in latest:
+                known = latest[source, path] == sha256
+            else:
+                known = self._store.has_verdict(source, path, sha256)
+            latest[source, path] = sha256
             # touched but not changed: the verdict it has stands
             linked_to = "" if known else self._linked_to(file, drafts)
             results = () if known or linked_to else file.results

@@ -279,6 +279,8 @@ class DecodeStage:
         """What goes on to inspection; None if the file goes back or is tried again."""
         times = {"settle_s": candidate.settled_s - candidate.first_seen_s, "queue_s": queue_s}
         if future.cancelled():  # the workers ended, which is not the file's fault
+            if candidate.source in self._resting:  # and says nothing of its source: another file is tried
+                self._resting[candidate.source].trying = False
             self._give_back(candidate)
             return None
         error = future.exception()

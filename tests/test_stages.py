@@ -551,6 +551,20 @@ def test_the_first_content_again_under_its_own_name_is_a_new_frame(rig: Rig) -> 
     assert [verdict["resultEvaluation"] for verdict in rig.run()] == ["OK", "NotOK", "OK"]
 
 
+def test_contents_that_come_and_go_in_one_batch_are_frames_each(rig: Rig) -> None:
+    first = rig.add("P1_1.png")
+    good = first.read_bytes()
+    for defect in (True, False):
+        while rig.decode.step(0.0):
+            pass
+        if defect:
+            rig.add("P1_1.png", defect=True)
+        else:
+            first.write_bytes(good)
+            rig.find("P1_1.png")
+    assert [verdict["resultEvaluation"] for verdict in rig.run()] == ["OK", "NotOK", "OK"]
+
+
 def test_another_source_is_not_asked(rig: Rig) -> None:
     """It may read grey values otherwise."""
     rig.add("P1_1.png")
@@ -605,3 +619,20 @@ def test_a_clock_that_is_set_neither_hurries_parts_nor_delays_them(rig: Rig, jum
     rig.record.step(0.0)
     (part,) = rig.meter.parts
     assert part.payload["isPartial"]
+
+
+def test_a_source_whose_trial_the_workers_lost_is_tried_again(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.add("P1_1.png")
+    rig.workers.faults = [HUNG]
+    rig.run()
+    rig.clock.advance(31)
+    lost: Future[list[Frame]] = Future()
+    lost.cancel()
+    with monkeypatch.context() as patched:
+        patched.setattr(rig.workers, "submit", lambda job: lost)
+        rig.add("P2_1.png")
+        rig.decode.step(0.0)
+    rig.add("P3_1.png")
+    assert [verdict["partId"] for verdict in rig.run()] == ["P3"]
