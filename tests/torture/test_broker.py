@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -358,6 +359,7 @@ def test_more_open_files_than_select_can_count_is_visible(
 ) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < 2048:
+        assert os.environ.get("EDGE_REQUIRE_ALL") != "1", "needs 2,048 open files"
         pytest.skip(f"at most {hard} files may be open here")
     with ExitStack() as stack:
         resource.setrlimit(resource.RLIMIT_NOFILE, (2048, hard))
