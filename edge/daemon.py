@@ -181,7 +181,7 @@ class Daemon:
         """What a signal or a loop asked for, or '' after a while.
 
         Not a wait without end: a signal that comes between Python's last look and the system call that waits
-        would have its handler run when the wait is over (SIGTERM right after READY, in one start of a few).
+        would have its handler run when the wait is over (seen with SIGTERM right after READY).
         """
         try:
             return self._inbox.get(timeout=LOOK_S)
