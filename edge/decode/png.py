@@ -1,11 +1,12 @@
-"""PNG: chunks are walked to IEND with their CRCs, then libpng (through imagecodecs) decodes.
+"""PNG: chunks are walked to IEND with their CRCs, then png_rows.py decodes, or libpng (through imagecodecs).
 
-imagecodecs rather than OpenCV: as fast (0.12 s for 4248×2832 at 16 bits), it refuses pixel data that ends
-early with an exception instead of a line on stderr, and channels are RGB. Alpha and transparent colours are
-dropped: an inspector looks at what the scanner stored, not at a composition. sBIT is ignored: stored samples
-span the full depth whatever it says. Grey of 1, 2 and 4 bits keeps its stored values (0..1, 0..3, 0..15);
-palettes become 8-bit RGB. Chunks that no pixel depends on never reach libpng: they are where its past
-vulnerabilities were.
+png_rows.py, with libdeflate, reads 8 and 16 bits that are not interlaced and have no palette. Whatever is
+not quite as it should be is left to libpng, which says what is wrong: imagecodecs rather than OpenCV, since
+it refuses pixel data that ends early with an exception instead of a line on stderr, and channels are RGB.
+bench/decoders.py compares them. Alpha and transparent colours are dropped: an inspector looks at what the
+scanner stored, not at a composition. sBIT is ignored: stored samples span the full depth whatever it says.
+Grey of 1, 2 and 4 bits keeps its stored values (0..1, 0..3, 0..15); palettes become 8-bit RGB. Chunks that no
+pixel depends on never reach libpng: they are where its past vulnerabilities were.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
+from edge.decode import png_rows
 from edge.decode.decoder import Size
 from edge.errors import DataError, IncompleteError
 from edge.types import Picture
@@ -29,12 +31,31 @@ from edge.types import Picture
 _SIGNATURE_BYTES = 8
 _HEADER = struct.Struct(">I4sIIBBBBB")  # length and type of IHDR, then its fields
 _CHUNK = struct.Struct(">I4s")
+_IHDR_BYTES, _IEND_BYTES = 25, 12  # of the whole chunks
 _GREY, _PALETTE = 0, 3  # colour types; 4 is grey with alpha
 _GREY_TYPES = (0, 4)
 # colour type → depths (PNG, 3rd edition, table 8)
 _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 _CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}  # of what libpng gives for a colour type
+_HARMLESS = "Interlace handling should be turned on"  # libpng then turns it on itself (png_read_image)
 _ANCILLARY = 0x20  # this bit of a chunk's first letter says that decoders may do without it
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    """What IHDR says."""
+
+    width: int
+    height: int
+    depth: int
+    colour: int
+    interlaced: bool
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what libpng makes of it: (h, w), or (h, w, channels) where there are several."""
+        channels = _CHANNELS[self.colour]
+        return (self.height, self.width) if channels == 1 else (self.height, self.width, channels)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +66,8 @@ class PngDecoder:
 
     @property
     def size(self) -> Size:
-        width, height, _, _ = _header(self.data)
-        return Size(f"{width}×{height}", width * height)
+        header = _header(self.data)
+        return Size(f"{header.width}×{header.height}", header.width * header.height)
 
     def check_complete(self) -> None:
         """Walk the chunks to IEND (PNG, 3rd edition, section 5.3)."""
@@ -70,25 +91,48 @@ class PngDecoder:
             position = end
 
     def pictures(self) -> list[Picture]:
-        width, height, depth, colour = _header(self.data)
-        shape = (height, width) if _CHANNELS[colour] == 1 else (height, width, _CHANNELS[colour])
-        pixels: NDArray[Any] = np.empty(shape, np.uint16 if depth == 16 else np.uint8)
-        with _libpng_heard() as complaints:
-            try:
-                imagecodecs.png_decode(_critical(self.data), out=pixels)
-            except Exception:
-                # imagecodecs never lets go of the array when libpng gives up (2026.3.6): a picture each time
-                pixels.resize(0, refcheck=False)
-                raise
-        if complaints:  # more rows than announced, a wrong checksum within the compressed data
-            raise _damaged(self.data, "; ".join(complaints).replace("PNG warning: ", ""))
+        header = _header(self.data)
+        depth = header.depth
+        pixels = _by_rows(self.data, header)
+        if pixels is None:
+            pixels = _by_libpng(self.data, header)
         if pixels.ndim == 3:  # drop alpha, which comes last
-            pixels = pixels[..., 0] if colour in _GREY_TYPES else pixels[..., :3]
-        if colour == _PALETTE:
+            pixels = pixels[..., 0] if header.colour in _GREY_TYPES else pixels[..., :3]
+        if header.colour == _PALETTE:
             depth = 8
         if depth < 8:
             pixels = pixels // (255 // (2**depth - 1))  # libpng spreads them over 0..255
         return [Picture(np.ascontiguousarray(pixels), bits=depth, low=0, high=2**depth - 1)]
+
+
+def _by_rows(data: bytes, header: _Header) -> NDArray[Any] | None:
+    """(h, w) or (h, w, channels); None for what only libpng can read, or refuse."""
+    if header.interlaced or header.depth < 8 or header.colour == _PALETTE:
+        return None
+    if not imagecodecs.DEFLATE.available:  # a build without libdeflate
+        return None
+    first, *between, last = _critical(data)
+    sizes = len(first), len(last)
+    if sizes != (_IHDR_BYTES, _IEND_BYTES) or any(bytes(chunk[4:8]) != b"IDAT" for chunk in between):
+        return None
+    compressed = b"".join(chunk[8:-4] for chunk in between)
+    return png_rows.decode_rows(compressed, header.shape, header.depth)
+
+
+def _by_libpng(data: bytes, header: _Header) -> NDArray[Any]:
+    """(h, w) or (h, w, channels)."""
+    pixels: NDArray[Any] = np.empty(header.shape, np.uint16 if header.depth == 16 else np.uint8)
+    with _libpng_heard() as said:
+        try:
+            imagecodecs.png_decode(b"".join([data[:_SIGNATURE_BYTES], *_critical(data)]), out=pixels)
+        except Exception:
+            # imagecodecs never lets go of the array when libpng gives up (2026.3.6): a picture each time
+            pixels.resize(0, refcheck=False)
+            raise
+    complaints = [complaint for complaint in said if _HARMLESS not in complaint]
+    if complaints:  # more rows than announced, a wrong checksum within the compressed data
+        raise _damaged(data, "; ".join(complaints).replace("PNG warning: ", ""))
+    return pixels
 
 
 @contextlib.contextmanager
@@ -109,8 +153,8 @@ def _libpng_heard() -> Iterator[list[str]]:
         logger.setLevel(before[2])
 
 
-def _header(data: bytes) -> tuple[int, int, int, int]:
-    """(width, height, bit depth, colour type) of IHDR, which must come first."""
+def _header(data: bytes) -> _Header:
+    """The fields of IHDR, which must come first."""
     if len(data) < _SIGNATURE_BYTES + _HEADER.size:
         raise _cut(data, "the header is not all there")
     _, kind, width, height, depth, colour, *methods = _HEADER.unpack_from(data, _SIGNATURE_BYTES)
@@ -118,19 +162,20 @@ def _header(data: bytes) -> tuple[int, int, int, int]:
         raise _damaged(data, "no valid IHDR chunk")
     if depth not in _DEPTHS.get(colour, ()) or methods not in ([0, 0, 0], [0, 0, 1]):
         raise _damaged(data, f"IHDR says depth {depth}, colour type {colour}, methods {methods}")
-    return width, height, depth, colour
+    return _Header(width, height, depth, colour, interlaced=methods[2] == 1)
 
 
-def _critical(data: bytes) -> bytes:
-    """The file without its ancillary chunks; all of its chunks were walked before."""
+def _critical(data: bytes) -> list[memoryview]:
+    """The chunks that pixels depend on, whole, up to and with IEND; all of them were walked before."""
     view = memoryview(data)
-    parts, position, kind = [view[:_SIGNATURE_BYTES]], _SIGNATURE_BYTES, b""
+    found: list[memoryview] = []
+    position, kind = _SIGNATURE_BYTES, b""
     while kind != b"IEND":
         length, kind = _CHUNK.unpack_from(view, position)
         if not kind[0] & _ANCILLARY:
-            parts.append(view[position : position + 12 + length])
+            found.append(view[position : position + 12 + length])
         position += 12 + length
-    return b"".join(parts)
+    return found
 
 
 def _cut(data: bytes, what: str) -> IncompleteError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -82,6 +83,57 @@ def png(samples: Pixels, *, bits: int = 8, colour_type: int = 0, extra: bytes = 
     header = struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0)
     body = png_chunk(b"IHDR", header) + extra + png_chunk(b"IDAT", zlib.compress(lines))
     return PNG_SIGNATURE + body + png_chunk(b"IEND", b"")
+
+
+def png_of_rows(
+    compressed: bytes,
+    height: int,
+    width: int,
+    *,
+    bits: int = 8,
+    colour_type: int = 0,
+    interlaced: bool = False,
+) -> bytes:
+    """A PNG around a zlib stream."""
+    header = struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, interlaced)
+    chunks = png_chunk(b"IHDR", header) + png_chunk(b"IDAT", compressed) + png_chunk(b"IEND", b"")
+    return PNG_SIGNATURE + chunks
+
+
+def png_rows(samples: Pixels, filters: Sequence[int], *, bits: int = 8) -> bytes:
+    """The rows of a PNG before compression: (h, w, channels) samples, row n filtered by type filters[n].
+
+    Types are None, Sub, Up, Average and Paeth (PNG, 3rd edition, section 9.2).
+    """
+    height = len(samples)
+    stored = np.ascontiguousarray(samples.astype(f">u{bits // 8}")).view(np.uint8).reshape(height, -1)
+    beside = samples.shape[2] * bits // 8  # bytes to the pixel on the left
+    padded = np.zeros((height + 1, stored.shape[1] + beside), np.int16)
+    padded[1:, beside:] = stored
+    left, up, corner = padded[1:, :-beside], padded[:-1, beside:], padded[:-1, :-beside]
+    guesses = [np.zeros_like(up), left, up, (left + up) // 2, _paeth(left, up, corner)]
+    lines = [
+        bytes([kind]) + (stored[n] - guesses[kind][n]).astype(np.uint8).tobytes()
+        for n, kind in enumerate(filters)
+    ]
+    return b"".join(lines)
+
+
+def _paeth(left: Pixels, up: Pixels, corner: Pixels) -> Pixels:
+    """Whichever of the three is nearest to left + up - corner, in this order (section 9.4)."""
+    to_left, to_up, to_corner = (np.abs(left + up - corner - near) for near in (left, up, corner))
+    nearest_up = np.where(to_up <= to_corner, up, corner)
+    return np.where((to_left <= to_up) & (to_left <= to_corner), left, nearest_up)
+
+
+def png_interlaced(samples: Pixels, *, bits: int = 8) -> bytes:
+    """A grey PNG of (h, w) samples in the seven passes of Adam7 (section 8.1), unfiltered."""
+    starts_and_steps = (
+        (0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1),
+    )  # fmt: skip
+    passes = [samples[row::down, column::across] for row, column, down, across in starts_and_steps]
+    lines = [png_rows(one[..., None], [0] * len(one), bits=bits) for one in passes if one.size]
+    return png_of_rows(zlib.compress(b"".join(lines)), *samples.shape, bits=bits, interlaced=True)
 
 
 def png_palette(indices: Pixels, palette: Pixels, *, bits: int = 8, transparency: bytes = b"") -> bytes:

@@ -107,10 +107,10 @@ def test_library_error_becomes_unreadable_with_its_cause() -> None:
 def test_running_out_of_memory_is_tried_again_in_a_fresh_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     import edge.decode.png
 
-    def fail(data: bytes, out: object) -> None:
+    def fail(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(edge.decode.png.imagecodecs, "png_decode", fail)
+    monkeypatch.setattr(edge.decode.png.png_rows, "decode_rows", fail)
     with pytest.raises(DataError, match="does not fit") as caught:
         decode(make.png(make.grey()), "frame", LIMITS)
     assert (caught.value.reason, caught.value.retryable) == ("out_of_memory", True)
