@@ -4,12 +4,14 @@ Every page of the main chain is a picture, but thumbnails and masks are not. Int
 or not, and floats; one sample or RGB; palettes become 16-bit RGB; extra samples (alpha) and the orientation
 tag are ignored. MinSampleValue/MaxSampleValue, or SMinSampleValue/SMaxSampleValue, are the declared range
 when both are written; otherwise the declared bits are, and floats mean 0..1. WhiteIsZero swaps low and high.
+Uncompressed samples in the machine's byte order are not copied: the pixels are a view of the file's bytes.
 """
 
 from __future__ import annotations
 
 import functools
 import io
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,7 +66,8 @@ class TiffDecoder:
 
     def pictures(self) -> list[Picture]:
         pages_at = [directory.at for directory in self._directories]
-        with tifffile.TiffFile(io.BytesIO(self.data[:])) as tiff:
+        data = self.data[:]
+        with tifffile.TiffFile(io.BytesIO(data)) as tiff:
             pages = [
                 page for page in tiff.pages if isinstance(page, tifffile.TiffPage) and page.offset in pages_at
             ]
@@ -77,12 +80,22 @@ class TiffDecoder:
                     1,
                 ):
                     raise tiff_directory.damaged("two sizes for one page")  # the budget was for the other
-            return [_picture(page, number, len(pages)) for number, page in enumerate(pages)]
+            return [_picture(page, _stored(page, data), n, len(pages)) for n, page in enumerate(pages)]
 
 
-def _picture(page: Any, number: int, pages: int) -> Picture:
-    # one thread: the pool of worker processes already uses the cores
-    pixels, bits = _arranged(page, page.asarray(maxworkers=1), int(page.bitspersample))
+def _stored(page: Any, data: bytes) -> NDArray[Any]:
+    """A page's samples: a read-only view of the file's bytes where they lie there one after another."""
+    if not page.is_final or page.dtype is None:
+        # one thread: the pool of worker processes already uses the cores
+        return np.asarray(page.asarray(maxworkers=1))
+    kind = np.dtype(page.dtype).newbyteorder(page.parent.byteorder)
+    count = math.prod(page.shape)
+    view = np.frombuffer(data, kind, count, offset=page.dataoffsets[0]).reshape(page.shape)
+    return np.require(view, requirements=["ALIGNED"])  # a copy, where it begins at an odd byte
+
+
+def _picture(page: Any, stored: NDArray[Any], number: int, pages: int) -> Picture:
+    pixels, bits = _arranged(page, stored, int(page.bitspersample))
     low, high = _declared_range(page, pixels, bits)
     if page.photometric == _WHITE_IS_ZERO:
         low, high = high, low

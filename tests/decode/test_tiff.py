@@ -63,6 +63,37 @@ def test_compressed_strip_that_holds_too_little_is_refused() -> None:
     assert caught.value.reason == "unreadable"
 
 
+@pytest.mark.parametrize("rows_a_strip", [37, 5])
+def test_uncompressed_samples_are_not_copied(rows_a_strip: int) -> None:
+    pixels = make.grey(16)
+    data = make.tiff(pixels, rowsperstrip=rows_a_strip)
+    found = decode(data, "frame", LIMITS)[0].pixels
+    assert np.array_equal(found, pixels)
+    assert np.shares_memory(found, np.frombuffer(data, np.uint8))
+    assert not found.flags.writeable
+
+
+def test_samples_at_an_odd_byte_are_copied_to_where_they_can_be_read_fast() -> None:
+    pixels = make.grey(16)
+    data = make.tiff(pixels)
+    odd = len(data) + 1 - len(data) % 2
+    moved = data + bytes(odd - len(data)) + pixels.tobytes()
+    found = decode(with_field(moved, 273, odd), "frame", LIMITS)[0].pixels
+    assert np.array_equal(found, pixels)
+    assert found.flags.aligned
+
+
+def test_strips_that_do_not_follow_each_other_are_put_in_order() -> None:
+    pixels = make.grey(16, height=40)
+    data = make.tiff(pixels, rowsperstrip=20)
+    first = data.index(pixels.tobytes())
+    offsets = first, first + 20 * 52 * 2
+    swapped = data.replace(struct.pack("<2I", *offsets), struct.pack("<2I", *offsets[::-1]))
+    assert swapped != data
+    found = decode(swapped, "frame", LIMITS)[0].pixels
+    assert np.array_equal(found, np.concatenate([pixels[20:], pixels[:20]]))
+
+
 def test_thumbnails_are_no_pages() -> None:
     big, small = make.grey(), make.grey(height=8, width=8)
     import io
