@@ -1,5 +1,6 @@
 """DICOM: the stream is walked to the end of the pixel data, then pydicom decodes.
 
+Uncompressed grey samples in the machine's byte order are not copied: pixels are a view of the file's bytes.
 Pixels stay as stored, with unused bits (old overlays) masked or sign-extended; see dicom_range.py for what
 they mean. Exceptions, because nothing else makes sense of them: a modality LUT is applied, colour becomes
 RGB, a palette is applied. Every frame is a page. Tags travel along as text, to name frames by.
@@ -8,6 +9,7 @@ RGB, a palette is applied. Every frame is a page. Tags travel along as text, to 
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -89,8 +91,16 @@ class DicomDecoder:
         decoder = _pixel_decoder(self._stream.syntax)
         if decoder.is_encapsulated != (self._pixels.length is None):
             raise dicom_stream.damaged("the pixel data is not stored as the transfer syntax says")
-        dataset = self._read(with_pixels=True)
+        dataset = self._read(with_pixels=False)
         tags = _tags(dataset)
+        plain = self._plain(dataset)
+        if plain is not None:
+            photometric = self._layout.photometric
+            return [
+                _picture(dataset, self._layout, number, pixels, photometric, tags)
+                for number, pixels in enumerate(plain)
+            ]
+        dataset = self._read(with_pixels=True)
         frames = decoder.iter_array(
             dataset,
             indices=range(self._layout.frames),
@@ -100,6 +110,30 @@ class DicomDecoder:
             _picture(dataset, self._layout, number, pixels, str(now["photometric_interpretation"]), tags)
             for number, (pixels, now) in enumerate(frames)
         ]
+
+    def _plain(self, dataset: Dataset) -> NDArray[Any] | None:
+        """(frames, h, w): a read-only view of the stream, where grey samples lie in it as they are.
+
+        None for all that pydicom must arrange or complain of first; bytes in big-endian words are among it.
+        """
+        layout, order = self._layout, self._stream.order
+        spare_bits = layout.bits_allocated - layout.bits_stored
+        needed = ("SamplesPerPixel", "PixelRepresentation")
+        if (
+            self._pixels.length is None
+            or layout.samples != 1
+            or layout.photometric not in ("MONOCHROME1", "MONOCHROME2")
+            or (layout.bits_allocated, order) not in ((8, "<"), (16, "<"), (16, ">"))
+            or (layout.signed and spare_bits)
+            or any(dataset.get(keyword) is None for keyword in needed)
+        ):
+            return None
+        kind = np.dtype(f"{order}{'i' if layout.signed else 'u'}{layout.bits_allocated // 8}")
+        shape = layout.frames, layout.rows, layout.columns
+        stored = np.frombuffer(self._stream.data, kind, math.prod(shape), offset=self._pixels.start)
+        if spare_bits and stored.max() >> layout.bits_stored:  # old overlays in bits that are not used
+            return None
+        return np.require(stored, requirements=["ALIGNED"]).reshape(shape)
 
     def _read(self, *, with_pixels: bool) -> Dataset:
         """The data set up to the pixel data; what comes behind that never matters."""

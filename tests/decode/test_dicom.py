@@ -291,3 +291,19 @@ def test_real_file_that_was_cut_off_is_worth_another_try() -> None:
         pytest.raises(IncompleteError, match=r"\(7FE0,0010\) ends at byte"),
     ):
         read(stream.read())
+
+
+@pytest.mark.parametrize(("bits", "signed"), [(8, False), (12, False), (16, False), (16, True)])
+def test_uncompressed_samples_are_not_copied(bits: int, signed: bool) -> None:
+    frames = [make.grey(bits, signed=signed, seed=seed) for seed in range(2)]
+    data = make.dicom(frames, bits=bits)
+    for picture, frame in zip(decode(data, "frame", LIMITS), frames, strict=True):
+        assert np.array_equal(picture.pixels, frame)
+        assert np.shares_memory(picture.pixels, np.frombuffer(data, np.uint8))
+
+
+def test_samples_of_unknown_sign_are_refused() -> None:
+    data = make.dicom(make.grey(16), bits=16, PixelRepresentation=None)
+    with pytest.raises(DataError) as caught:
+        read(data)
+    assert caught.value.reason == "unreadable"
