@@ -84,10 +84,16 @@ class TiffDecoder:
 
 
 def _stored(page: Any, data: bytes) -> NDArray[Any]:
-    """A page's samples: a read-only view of the file's bytes where they lie there one after another."""
+    """A page's samples, as tifffile arranges them."""
+    view = _view(page, data)
+    # one thread: the pool of worker processes already uses the cores
+    return np.asarray(page.asarray(maxworkers=1)) if view is None else view
+
+
+def _view(page: Any, data: bytes) -> NDArray[Any] | None:
+    """A read-only view of the file's bytes; None unless the samples lie there one after another."""
     if not page.is_final or page.dtype is None:
-        # one thread: the pool of worker processes already uses the cores
-        return np.asarray(page.asarray(maxworkers=1))
+        return None
     kind = np.dtype(page.dtype).newbyteorder(page.parent.byteorder)
     count = math.prod(page.shape)
     view = np.frombuffer(data, kind, count, offset=page.dataoffsets[0]).reshape(page.shape)
