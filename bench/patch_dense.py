@@ -122,13 +122,14 @@ def _dense(file: Path, network: PatchCnn, plane: FloatImage) -> Timed:
     """The product's way: tiles through its runtime."""
     onnx = to_onnx(DensePatchCnn(network), TILES.size_px)
     file.write_bytes(onnx)
-    runtime = OpenVinoRuntime(onnx, origin=file, tile_px=TILES.size_px)
+    runtime = OpenVinoRuntime(onnx, origin=file)
 
     def whole() -> FloatImage:
         tiling = Tiling(HEIGHT, WIDTH, TILES)
         stitcher, padded = Stitcher(tiling), tiling.pad(plane)
-        starts = range(0, len(tiling), runtime.batch)
-        cuts = (tiling.cut(padded, start, min(start + runtime.batch, len(tiling))) for start in starts)
+        most = runtime.batch_of(*tiling.window)
+        starts = range(0, len(tiling), most)
+        cuts = (tiling.cut(padded, start, min(start + most, len(tiling))) for start in starts)
         for start, answers in zip(starts, runtime.infer(cuts), strict=True):
             stitcher.add(start, answers)
         return stitcher.result().reshape(-1)
@@ -142,9 +143,9 @@ def _naive(context: Context, network: PatchCnn, cutter: Cutter) -> Mapping[str, 
     file = context.folder / "patches.onnx"
     onnx = to_onnx(_Probability(network), PATCH)
     file.write_bytes(onnx)
-    runtime = OpenVinoRuntime(onnx, origin=file, tile_px=PATCH)
+    runtime = OpenVinoRuntime(onnx, origin=file)
     every, some = context.size(HEIGHT * WIDTH, 20_000), context.size(30_000, 1_000)
-    few = some // 10
+    few, most = some // 10, runtime.batch_of(PATCH, PATCH)
 
     def one_call_each(patches: Iterable[FloatImage]) -> Iterable[FloatImage]:
         return (next(iter(runtime.infer([patch]))) for patch in patches)
@@ -154,7 +155,7 @@ def _naive(context: Context, network: PatchCnn, cutter: Cutter) -> Mapping[str, 
 
     with torch.inference_mode():
         return {
-            f"OpenVINO, {runtime.batch} patches a call": cutter.timed(runtime.infer, every, runtime.batch),
+            f"OpenVINO, {most} patches a call": cutter.timed(runtime.infer, every, most),
             f"torch, {TORCH_BATCH} patches a call": cutter.timed(by_torch, some, TORCH_BATCH),
             "OpenVINO, one patch a call": cutter.timed(one_call_each, few, 1),
             "torch, one patch a call": cutter.timed(by_torch, few, 1),

@@ -17,7 +17,6 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Literal
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -37,9 +36,10 @@ from edge.mounts import keeps_zeros_as_holes
 from edge.preprocess import Aids, MaskSpec, PreprocessSpec, Tiling, prepare
 from edge.preprocess.foreground import to_square
 from edge.preprocess.objects import split_objects
-from edge.preprocess.tiles import Stitcher
+from edge.preprocess.tiles import Stitcher, as_float
 from edge.types import (
     DEFAULT_VIEW,
+    FRAGMENT_STATISTICS,
     FileStamp,
     FloatImage,
     Fragments,
@@ -51,6 +51,7 @@ from edge.types import (
     ObjectScore,
     Picture,
     Score,
+    TileArray,
 )
 
 Holes = Literal["auto", "refuse", "accept"]  # as the source's holes
@@ -180,7 +181,7 @@ def _mean_masks(folder: Path, sha256: str) -> Mapping[str, FloatImage]:
 def _segmenter(folder: Path, spec: MaskSpec) -> Callable[[FloatImage], FloatImage]:
     """(h, w) plane → probability of foreground at the network's own size."""
     onnx = _unchanged(folder, MASK_MODEL, spec.file_sha256)
-    runtime = open_mask_network(onnx, folder, spec.network_px)
+    runtime = open_mask_network(onnx, folder)
 
     def segment(plane: FloatImage) -> FloatImage:
         small = to_square(plane, spec.network_px)
@@ -209,6 +210,7 @@ class _Pending:
     planes: Planes
     tiling: Tiling
     stitcher: Stitcher
+    windows: NDArray[np.intp]  # that are asked for: those with foreground
     missing: int  # tiles without an answer so far
     fragments: list[Mapping[str, NDArray[np.float32]]] = field(default_factory=list)
 
@@ -246,38 +248,50 @@ def answers(
     of `fragment_smooth_px` goes over it first.
     """
     pending: deque[_Pending] = deque()
-    # of each batch in flight: its tiles, and which plane's windows they are (first, last + 1)
-    layout: deque[tuple[FloatImage, list[tuple[_Pending, int, int]]]] = deque()
+    # of each batch in flight: its tiles, and of each plane which of its windows they are (from, to)
+    layout: deque[tuple[TileArray, list[tuple[_Pending, int, int]]]] = deque()
 
-    def batches() -> Iterator[FloatImage]:
-        tiles: list[FloatImage] = []
+    def batches() -> Iterator[TileArray]:
+        tiles: list[TileArray] = []
         segments: list[tuple[_Pending, int, int]] = []
-        room = runtime.batch
+        room = 0
         for entry in map(enter, planes):
             padded = entry.tiling.pad(entry.planes.plane)
+            if tiles and not _alike(tiles[0], padded, entry.tiling):
+                yield packed(tiles, segments)
+                tiles, segments = [], []
+            if not tiles:
+                room = runtime.batch_of(*entry.tiling.window)
             start = 0
-            while start < len(entry.tiling):
-                stop = min(len(entry.tiling), start + room)
-                tiles.append(entry.tiling.cut(padded, start, stop))
+            while start < len(entry.windows):
+                stop = min(len(entry.windows), start + room)
+                tiles.append(entry.tiling.cut_these(padded, entry.windows[start:stop]))
                 segments.append((entry, start, stop))
                 room -= stop - start
                 start = stop
                 if room == 0:
                     yield packed(tiles, segments)
-                    tiles, segments, room = [], [], runtime.batch
+                    tiles, segments, room = [], [], runtime.batch_of(*entry.tiling.window)
         if tiles:
             yield packed(tiles, segments)
 
     def enter(one: Planes) -> _Pending:
         tiling = Tiling(one.plane.shape[0], one.plane.shape[1], preprocess.tiles)
-        entry = _Pending(one, tiling, Stitcher(tiling), len(tiling))
+        windows = np.arange(len(tiling)) if one.foreground is None else tiling.seen(one.foreground)
+        entry = _Pending(one, tiling, Stitcher(tiling), windows, len(windows))
         pending.append(entry)
         return entry
 
-    def packed(tiles: list[FloatImage], segments: list[tuple[_Pending, int, int]]) -> FloatImage:
-        batch = np.concatenate(tiles) if len(tiles) > 1 else tiles[0]
+    def packed(tiles: list[TileArray], segments: list[tuple[_Pending, int, int]]) -> TileArray:
+        batch: TileArray = np.concatenate(tiles) if len(tiles) > 1 else tiles[0]
         layout.append((batch, segments))
         return batch
+
+    def finished() -> Iterator[Answer]:
+        while pending and pending[0].missing == 0:
+            done = pending.popleft()
+            found = _fragments(done) if measure_fragments else None
+            yield Answer(done.planes, done.stitcher.result(), found)
 
     for answer in runtime.infer(batches()):
         on_batch()
@@ -285,29 +299,29 @@ def answers(
         batch, segments = layout.popleft()
         for entry, start, stop in segments:
             one = slice(taken, taken + stop - start)
-            entry.stitcher.add(start, answer[one])
+            entry.stitcher.add_these(entry.windows[start:stop], answer[one])
             if measure_fragments:
-                residual = batch[one, 0] - answer[one, 0]
+                residual = as_float(batch[one, 0]) - answer[one, 0]
                 entry.fragments.append(
                     fragment_statistics(residual, fragment_smooth_px, preprocess.tiles.keep_px)
                 )
             taken += stop - start
             entry.missing -= stop - start
-        while pending and pending[0].missing == 0:
-            done = pending.popleft()
-            found = _fragments(done) if measure_fragments else None
-            yield Answer(done.planes, done.stitcher.result(), found)
+        yield from finished()
+    yield from finished()  # planes of which nothing was asked
+
+
+def _alike(tiles: TileArray, padded: TileArray, tiling: Tiling) -> bool:
+    """Whether windows of a plane can go with those tiles into one call."""
+    return tiles.shape[2:] == tiling.window and tiles.dtype == padded.dtype
 
 
 def _fragments(done: _Pending) -> Fragments:
     """All windows of a plane; where there is a foreground, those that have some of it."""
-    boxes = np.array([done.tiling.box(i) for i in range(len(done.tiling))], np.int32)
-    statistics = {name: np.concatenate([part[name] for part in done.fragments]) for name in done.fragments[0]}
-    if done.planes.foreground is not None:
-        covered = cv2.integral(done.planes.foreground.astype(np.uint8))
-        x, y, w, h = boxes.T
-        inside = covered[y + h, x + w] - covered[y, x + w] - covered[y + h, x] + covered[y, x] > 0
-        boxes, statistics = boxes[inside], {name: values[inside] for name, values in statistics.items()}
+    boxes = np.array([done.tiling.box(int(i)) for i in done.windows], np.int32).reshape(-1, 4)
+    names = done.fragments[0] if done.fragments else FRAGMENT_STATISTICS
+    nothing = np.empty(0, np.float32)
+    statistics = {name: np.concatenate([nothing, *(one[name] for one in done.fragments)]) for name in names}
     return Fragments(boxes, statistics)
 
 

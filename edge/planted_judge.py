@@ -14,7 +14,7 @@ from edge.judge.statistics import score_map, summarise, top
 from edge.pipeline import Inspector, Planes
 from edge.planted import Planted, with_defect
 from edge.preprocess.tiles import Tiling
-from edge.types import Box, Defect, FloatImage, Frame
+from edge.types import Box, Defect, FloatImage, Frame, TileArray
 
 COARSEST_PX = 8  # msgms halves three times: a crop that begins elsewhere would be halved otherwise
 REACH_PX = {"ssim": 6, "msgms": 32}  # of a map's pixel: what around it has a part in it
@@ -30,6 +30,7 @@ def judge_of(inspector: Inspector, frame: Frame) -> Callable[[Planted], Judged]:
     frames."""
     manifest = inspector.bundle.manifest
     is_local = manifest.score.of == "frame" and manifest.score.statistic in LOCAL and not manifest.classes
+    is_local &= not manifest.preprocess.tiles.whole  # every window sees most of the frame
     return Around(inspector, frame) if is_local else Whole(inspector, frame)
 
 
@@ -110,7 +111,7 @@ class Around:
 
     def _seeing(self, touched: Box) -> list[int]:
         """The tiles whose windows have changed pixels, or their mirror images beyond the border, in them."""
-        margin, size = self._tiling.spec.margin_px, self._tiling.spec.size_px
+        margin, (tall, wide) = self._tiling.margin, self._tiling.window
         x, y, w, h = touched
         rows = _in_padded(y, h, margin, self._tiling.height)
         columns = _in_padded(x, w, margin, self._tiling.width)
@@ -118,19 +119,20 @@ class Around:
         return [
             i
             for i, (top, left) in enumerate(origins)
-            if top < rows[1] and rows[0] < top + size and left < columns[1] and columns[0] < left + size
+            if top < rows[1] and rows[0] < top + tall and left < columns[1] and columns[0] < left + wide
         ]
 
-    def _answers(self, padded: FloatImage, wanted: Sequence[int]) -> dict[int, FloatImage]:
+    def _answers(self, padded: TileArray, wanted: Sequence[int]) -> dict[int, FloatImage]:
         """Tile → the kept centre of its answer, (channels, keep, keep)."""
-        runtime, spec = self._inspector.runtime, self._tiling.spec
-        batches = [wanted[at : at + runtime.batch] for at in range(0, len(wanted), runtime.batch)]
-        cut = (np.concatenate([self._tiling.cut(padded, i, i + 1) for i in batch]) for batch in batches)
+        runtime, (tall, wide) = self._inspector.runtime, self._tiling.keep
+        most = runtime.batch_of(*self._tiling.window)
+        batches = [np.array(wanted[at : at + most], np.intp) for at in range(0, len(wanted), most)]
+        cut = (self._tiling.cut_these(padded, batch) for batch in batches)
         found: dict[int, FloatImage] = {}
         for batch, answer in zip(batches, runtime.infer(cut), strict=True):
-            margin = spec.margin_px if answer.shape[-1] > spec.keep_px else 0
-            kept = answer[:, :, margin : margin + spec.keep_px, margin : margin + spec.keep_px]
-            found.update(zip(batch, kept.copy(), strict=True))
+            margin = self._tiling.margin if answer.shape[-1] > wide else 0
+            kept = answer[:, :, margin : margin + tall, margin : margin + wide]
+            found.update(zip(map(int, batch), kept.copy(), strict=True))
         return found
 
     def _stitched(self, region: Box, answers: Mapping[int, FloatImage]) -> FloatImage:

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge.config import Recipe, Settings
-from edge.errors import CannotWriteError, ConfigError, UsageError
+from edge.errors import BundleError, CannotWriteError, ConfigError, UsageError
 from edge.infer.bundle import MANIFEST, Bundle, load_bundle
 from edge.infer.cache import Note, no_note
 from edge.infer.compile import open_runtime
+from edge.infer.precisions import FILE as PRECISIONS
+from edge.infer.precisions import Precisions, load_precisions, tolerant
 from edge.infer.runtime import Runtime
 from edge.intake.naming import Naming, compile_naming
 from edge.judge.calibration import Calibration, load_calibration
@@ -50,15 +52,44 @@ def open_recipe(settings: Settings, name: str, *, calibrated: bool = True, note:
             check_signature(file, "edge/calibration/1", calibration.digest, trusted, name)
         _check_views(settings, name, calibration)
     check_state(settings)
+    precisions = precisions_of(settings, name, bundle, calibration, note)
+    bundle = tolerant(bundle, precisions)
     runtime = open_runtime(
         bundle,
         device=settings.runtime.device,
         precision=settings.runtime.precision,
+        precisions=precisions,
         threads=settings.runtime.threads,
         cache=settings.paths.state / COMPILED,
         note=note,
     )
     return Inspector(bundle, runtime, calibration)
+
+
+def calibration_of(settings: Settings, name: str, bundle: Bundle) -> Calibration | None:
+    """A recipe's calibration, None where there is none yet.
+
+    Raises:
+        BundleError: it is damaged, or of another bundle.
+    """
+    file = settings.paths.calibration / f"{find_recipe(settings, name).calibration}.json"
+    return calibration_to_load(file, bundle.digest) if file.exists() else None
+
+
+def precisions_of(
+    settings: Settings, name: str, bundle: Bundle, calibration: Calibration | None, note: Note
+) -> Precisions | None:
+    """Which precisions beside fp32 may judge; none where that cannot be trusted, which `note` is told."""
+    if calibration is None:
+        return None
+    try:
+        found = load_precisions(bundle, calibration.digest)
+        if found is not None and (trusted := trusted_keys(settings)) is not None:
+            check_signature(bundle.folder / PRECISIONS, "edge/precisions/1", found.digest, trusted, name)
+    except BundleError as error:
+        note(f"{error.message}, so fp32 judges ({error.hint})")
+        return None
+    return found
 
 
 def load_engine(settings: Settings, name: str) -> Bundle:
@@ -104,6 +135,8 @@ def sign_recipe(settings: Settings, name: str, key: Ed25519PrivateKey) -> tuple[
     signed = [sign(bundle.folder / MANIFEST, "edge/bundle/1", bundle.digest, key)]
     if calibration is not None:
         signed.append(sign(file, "edge/calibration/1", calibration.digest, key))
+        if (precisions := load_precisions(bundle, calibration.digest)) is not None:
+            signed.append(sign(bundle.folder / PRECISIONS, "edge/precisions/1", precisions.digest, key))
     return tuple(signed)
 
 

@@ -36,7 +36,7 @@ LINE = re.compile(rf"{FORMAT} ([0-9a-f]{{16}}) ([A-Za-z0-9+/]{{86}}==)\n")
 OTHERS = 0o077  # permission bits of group and world
 MOST_BYTES = 4096  # of a key or signature file
 
-Kind = Literal["edge/bundle/1", "edge/calibration/1"]
+Kind = Literal["edge/bundle/1", "edge/calibration/1", "edge/precisions/1"]
 """What a digest is of; part of what is signed, so that one cannot pass for the other."""
 
 

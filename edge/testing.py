@@ -11,7 +11,8 @@ import numpy as np
 from edge.infer.bundle import Bundle, ScoreSpec, write_bundle
 from edge.judge.calibration import Calibration, GoodFrame, calibrate
 from edge.preprocess import PreprocessSpec, TileSpec
-from edge.types import FloatImage
+from edge.preprocess.tiles import as_float
+from edge.types import FloatImage, TileArray
 
 
 class FakeRuntime:
@@ -21,16 +22,20 @@ class FakeRuntime:
     precision = "fp32"
 
     def __init__(self, answer: Callable[[FloatImage], FloatImage] | None = None, batch: int = 4) -> None:
-        self.batch = batch
+        self._batch = batch
         self.calls: list[int] = []  # how many tiles each call had
         self._answer = answer or (lambda tiles: np.full_like(tiles, 0.5))
 
-    def infer(self, batches: Iterable[FloatImage]) -> Iterator[FloatImage]:
+    def batch_of(self, height_px: int, width_px: int) -> int:
+        """See `edge.infer.runtime.Runtime`."""
+        return self._batch
+
+    def infer(self, batches: Iterable[TileArray]) -> Iterator[FloatImage]:
         """See `edge.infer.runtime.Runtime`."""
         for tiles in batches:
-            assert len(tiles) <= self.batch
+            assert len(tiles) <= self._batch
             self.calls.append(len(tiles))
-            yield self._answer(tiles)
+            yield self._answer(as_float(tiles))
 
 
 class FakeClock:

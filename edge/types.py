@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 Evaluation = Literal["OK", "NotOK", "NotDecidable"]
 FloatImage = NDArray[np.float32]
+TileArray = NDArray[np.float32 | np.uint16 | np.uint8]
+"""Grey values as float32 in 0..1, or as shares of an unsigned type's greatest value."""
 Mask = NDArray[np.bool_]
 Box = tuple[int, int, int, int]
 """x, y, width, height in pixels."""

@@ -93,10 +93,16 @@ class Bundle(BaseModel):
     folder: Path
     manifest: BundleManifest
     golden_file: bytes = Field(repr=False)
+    measured_tolerance: dict[str, float] = {}  # by precision, of this very network
 
     @property
     def digest(self) -> str:
         return self.manifest.digest
+
+    def tolerance_of(self, precision: str) -> float:
+        """Largest difference to the golden answers that a runtime may show; 0 where none is known."""
+        usual = self.manifest.golden_tolerance.get(precision, 0.0)
+        return max(usual, self.measured_tolerance.get(precision, 0.0))
 
     @property
     def model_file(self) -> Path:

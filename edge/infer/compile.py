@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edge.errors import BundleError, UnavailableError
 from edge.infer.bundle import MASK_GOLDEN, MASK_MODEL, MODEL, Bundle, read_pair
 from edge.infer.cache import CompiledCache, Note, no_note
+from edge.infer.precisions import INT8_MODEL, Precisions, tolerant
 from edge.infer.runtime import Runtime
-from edge.types import FloatImage
+from edge.preprocess.tiles import Tiling
+from edge.types import FloatImage, TileArray
+
+if TYPE_CHECKING:
+    from edge.infer.openvino import OpenVinoRuntime, Plan
 
 CPU_RUNTIME = "openvino"  # what device = "cpu" gives
+MEASURE_S = 0.4  # of each precision and plan, when the fastest is looked for
+WORTH = 1.03  # by so much another must be faster than the simpler one to be taken
 
 
 def open_runtime(
@@ -20,13 +31,17 @@ def open_runtime(
     *,
     device: str = "auto",
     precision: str = "auto",
+    precisions: Precisions | None = None,
     threads: int = 0,
     cache: Path | None = None,
     note: Note = no_note,
 ) -> Runtime:
     """Compile a bundle's network and prove it against the golden pair.
 
-    `cache` is a folder of networks compiled before; `note` is told what could not be used or kept there.
+    `precisions` says which precisions beside fp32 may judge: "auto" takes the fastest, measured once a
+    machine. It also says what size planes have, for which the network is compiled now: no frame waits.
+    `cache` is a folder of networks compiled before; `note` is told what could not be used or kept there, and
+    which precision was taken.
 
     Raises:
         UnavailableError: the device or precision cannot be had on this machine.
@@ -38,43 +53,153 @@ def open_runtime(
             hint='set device = "cpu" or "auto" under [runtime]',
             retryable=False,
         )
-    chosen = "fp32" if precision == "auto" else precision
-    compiled = None if cache is None else CompiledCache(cache, note)
-    runtime = _open_on_cpu(bundle, chosen, threads, compiled)
+    kept = None if cache is None else CompiledCache(cache, note)
+    runtime = _OnCpu(bundle, precisions, threads, kept, note).open(precision)
     mask = bundle.manifest.preprocess.mask
     if mask is not None and mask.method == "unet":
-        network = open_mask_network(bundle.read(MASK_MODEL), bundle.folder, mask.network_px)
+        network = open_mask_network(bundle.read(MASK_MODEL), bundle.folder)
         prove_pair(bundle, network, read_pair(bundle.folder / MASK_GOLDEN, bundle.read(MASK_GOLDEN)))
     return runtime
 
 
-def _open_on_cpu(bundle: Bundle, precision: str, threads: int, cache: CompiledCache | None) -> Runtime:
-    """Proved; one that was compiled before and fails is compiled again."""
-    from edge.infer.openvino import OpenVinoRuntime
+class _OnCpu:
+    """Opens a bundle's network on the CPU: in the precision asked for, or the fastest that may judge."""
 
-    runtime = OpenVinoRuntime(
-        bundle.read(MODEL),
-        origin=bundle.model_file,
-        tile_px=bundle.manifest.preprocess.tiles.size_px,
-        precision=precision,
-        threads=threads,
-        cache=cache,
-    )
-    try:
-        prove(bundle, runtime)
-    except BundleError as error:
-        if cache is None or not runtime.from_cache:
-            raise
-        cache.discard(runtime.made_for, error.message)
-        return _open_on_cpu(bundle, precision, threads, None)
-    return runtime
+    def __init__(
+        self,
+        bundle: Bundle,
+        precisions: Precisions | None,
+        threads: int,
+        cache: CompiledCache | None,
+        note: Note,
+    ) -> None:
+        self._bundle, self._precisions = tolerant(bundle, precisions), precisions
+        self._cache, self._note = cache, note
+        self._threads = threads
+        tiles = bundle.manifest.preprocess.tiles
+        self._window = (tiles.size_px, tiles.size_px)
+        if precisions is not None and precisions.plane_px is not None:
+            self._window = Tiling(*precisions.plane_px, tiles).window
+
+    def open(self, precision: str) -> Runtime:
+        from edge.infer.openvino import Plan
+
+        if precision != "auto":
+            return self._proved(precision, Plan(threads=self._threads))
+        chosen, plan = self._fastest()
+        if chosen == "fp32":
+            return self._proved(chosen, plan)
+        try:
+            return self._proved(chosen, plan)
+        except (BundleError, UnavailableError) as error:
+            self._note(f"{self._bundle.folder}: {chosen} is not used, fp32 judges: {error.message}")
+            return self._proved("fp32", Plan(threads=self._threads))
+
+    def _proved(self, precision: str, plan: Plan) -> OpenVinoRuntime:
+        """Compiled and proved; what was compiled before and fails is compiled again."""
+        runtime = self._compiled(precision, plan, self._cache)
+        try:
+            prove(self._bundle, runtime)
+        except BundleError as error:
+            if not runtime.from_cache:
+                raise
+            runtime.distrust(error.message)
+            prove(self._bundle, runtime)
+        if self._bundle.manifest.preprocess.tiles.whole:  # squares were compiled by the proof
+            runtime.warm(*self._window)
+        return runtime
+
+    def _compiled(self, precision: str, plan: Plan, cache: CompiledCache | None) -> OpenVinoRuntime:
+        from edge.infer.openvino import OpenVinoRuntime
+
+        if precision == "int8":
+            onnx, origin = self._int8()
+        else:
+            onnx, origin = self._bundle.read(MODEL), self._bundle.model_file
+        return OpenVinoRuntime(onnx, origin=origin, precision=precision, plan=plan, cache=cache)
+
+    def _int8(self) -> tuple[bytes, Path]:
+        found, name = self._precisions, self._bundle.manifest.name
+        if found is None or "int8" not in found.agreements:
+            raise UnavailableError(
+                f"{self._bundle.folder}: has no int8 network that was held to its calibration",
+                hint=f'edge compile --recipe {name} --frames GOOD_FRAMES, or precision = "auto"',
+                retryable=False,
+            )
+        if not found.agreements["int8"].accepted:
+            raise UnavailableError(
+                f"{self._bundle.folder}: int8 may not judge: {found.agreements['int8'].why}",
+                hint='set precision = "auto" under [runtime]',
+                retryable=False,
+            )
+        return found.read_int8(self._bundle.folder), self._bundle.folder / INT8_MODEL
+
+    def _fastest(self) -> tuple[str, Plan]:
+        """Precision and plan by measurement; what was measured before on such a machine is kept."""
+        from edge.infer.openvino import Plan, can_compute, measured_for
+
+        allowed = [
+            "fp32",
+            *(p for p in (self._precisions.accepted if self._precisions else ()) if can_compute(p)),
+        ]
+        usual = Plan(threads=self._threads)
+        if len(allowed) == 1:
+            return "fp32", usual
+        plans = [usual, Plan(streams=1, threads=self._threads)]
+        made_for = {
+            **measured_for(),
+            "network": self._bundle.digest,
+            "among": " ".join(allowed),
+            "precisions": self._precisions.digest if self._precisions else "",
+            "threads": str(self._threads),
+            "window": "x".join(map(str, self._window)),
+        }
+        known = None if self._cache is None else self._cache.load(made_for)
+        if known is not None:
+            said = json.loads(known)
+            return said["precision"], Plan(said["streams"], self._threads)
+        best, rate = ("fp32", usual), 0.0
+        rates = {}
+        for precision in allowed:
+            for plan in plans:
+                try:
+                    one = pixels_per_s(self._compiled(precision, plan, None), self._window, MEASURE_S)
+                except (BundleError, UnavailableError) as error:
+                    self._note(f"{self._bundle.folder}: {precision} cannot be had: {error.message}")
+                    break
+                rates[f"{precision}, {plan.streams or 'usual'} streams"] = f"{one / 1e6:.1f} Mpx/s"
+                if one > WORTH * rate:
+                    best, rate = (precision, plan), one
+        self._note(f"{self._bundle.folder}: {best[0]} is the fastest that may judge: {rates}")
+        if self._cache is not None:
+            kept = {"precision": best[0], "streams": best[1].streams, "rates": rates}
+            self._cache.store(made_for, json.dumps(kept).encode())
+        return best
 
 
-def open_mask_network(onnx: bytes, folder: Path, side_px: int) -> Runtime:
+def pixels_per_s(
+    runtime: Runtime, window_px: tuple[int, int], seconds: float, kind: str = "float32"
+) -> float:
+    """Pixels a second of the network alone, (height, width) a tile, as fast as it takes them."""
+    batch = np.zeros((runtime.batch_of(*window_px), 1, *window_px), kind)
+    for _ in runtime.infer([batch] * 2):  # compiled, and its memory touched
+        pass
+    count, began = 0, time.monotonic()
+
+    def stream() -> Iterator[TileArray]:
+        while time.monotonic() - began < seconds:
+            yield batch
+
+    for answer in runtime.infer(stream()):
+        count += len(answer)
+    return count * window_px[0] * window_px[1] / (time.monotonic() - began)
+
+
+def open_mask_network(onnx: bytes, folder: Path) -> Runtime:
     """The network of a bundle that finds the foreground, on one thread: each decode worker has one."""
-    from edge.infer.openvino import OpenVinoRuntime
+    from edge.infer.openvino import OpenVinoRuntime, Plan
 
-    return OpenVinoRuntime(onnx, origin=folder / MASK_MODEL, tile_px=side_px, threads=1)
+    return OpenVinoRuntime(onnx, origin=folder / MASK_MODEL, plan=Plan(threads=1))
 
 
 def prove(bundle: Bundle, runtime: Runtime) -> float:
@@ -88,11 +213,8 @@ def prove(bundle: Bundle, runtime: Runtime) -> float:
 
 def prove_pair(bundle: Bundle, runtime: Runtime, pair: tuple[FloatImage, FloatImage]) -> float:
     """As `prove`, for any golden pair of the bundle."""
-    tiles, expected = pair
-    batches = (tiles[i : i + runtime.batch] for i in range(0, len(tiles), runtime.batch))
-    answers = np.concatenate(list(runtime.infer(batches)))
-    difference = float(np.abs(answers - expected).max()) if answers.shape == expected.shape else np.inf
-    tolerance = bundle.manifest.golden_tolerance.get(runtime.precision, 0.0)
+    difference = golden_difference(runtime, pair)
+    tolerance = bundle.tolerance_of(runtime.precision)
     if not difference <= tolerance:  # NaN too
         raise BundleError(
             f"{bundle.folder}: {runtime.name} {runtime.precision} differs from the learned network by "
@@ -100,3 +222,12 @@ def prove_pair(bundle: Bundle, runtime: Runtime, pair: tuple[FloatImage, FloatIm
             hint='set precision = "fp32" under [runtime], or learn the recipe again',
         )
     return difference
+
+
+def golden_difference(runtime: Runtime, pair: tuple[FloatImage, FloatImage]) -> float:
+    """The largest difference to the answers of a golden pair; infinite where they have another shape."""
+    tiles, expected = pair
+    most = runtime.batch_of(tiles.shape[2], tiles.shape[3])
+    batches = (tiles[i : i + most] for i in range(0, len(tiles), most))
+    answers = np.concatenate(list(runtime.infer(batches)))
+    return float(np.abs(answers - expected).max()) if answers.shape == expected.shape else np.inf

@@ -5,8 +5,8 @@ from __future__ import annotations
 import inspect
 import json
 import math
-import time
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -18,13 +18,16 @@ from edge.options import check_threads, parse_range, parse_size
 
 if TYPE_CHECKING:
     from edge.calibrate import Calibrated
+    from edge.config import Settings
     from edge.infer.bundle import Bundle
+    from edge.infer.precisions import Precisions
+    from edge.judge.calibration import Calibration
     from edge.judge.unseen import AdaptiveModel
     from edge.learn.learn import LearnResult
     from edge.preprocess import MaskSpec, PreprocessSpec, Rectify
-    from edge.types import FloatImage
 
 CLAHE_CLIP, CLAHE_TILES = 9.0, 9  # of system B
+AS_ROW = "{precision:<10} {difference:>10.2g} {tolerance:>10.2g} {mpx_per_s:>9.1f}  {agreement}"
 MEASURE_S = 2.0  # how long `compile` measures each precision
 
 DATA, PREPARATION, NETWORK, SCORING, THRESHOLDS = "Frames", "Preparation", "Network", "Score", "Thresholds"
@@ -289,6 +292,14 @@ UnseenOption = Annotated[
         THRESHOLDS, "--unseen-views", help="Views without thresholds: refuse, or estimate from the others."
     ),
 ]
+FewerBits = Annotated[
+    bool,
+    _option(
+        THRESHOLDS,
+        "--fewer-bits/--fp32-only",
+        help="At the end, see whether int8 and bf16 agree well enough to judge; the fastest will.",
+    ),
+]
 MinRecall = Annotated[
     float | None,
     _option(
@@ -356,6 +367,7 @@ def learn(
     unseen_views: UnseenOption = "refuse",
     min_recall: MinRecall = None,
     procedure: Procedure = "split",
+    fewer_bits: FewerBits = True,
     show_anomalies: ShowAnomalies = None,
     config: Config = None,
     as_json: Json = False,
@@ -366,7 +378,7 @@ def learn(
 
 OF_THRESHOLDS = {
     "false_reject", "false_reject_part", "review_band", "too_few", "threshold", "k", "quantile",
-    "unseen_views", "min_recall", "procedure", "show_anomalies",
+    "unseen_views", "min_recall", "procedure", "fewer_bits", "show_anomalies",
 }  # fmt: skip
 
 
@@ -512,63 +524,113 @@ def compile_(
     recipe: RecipeName,
     precision: Annotated[
         list[str] | None,
-        typer.Option("--precision", help="fp32 or bf16; may be repeated. All of them otherwise."),
+        typer.Option("--precision", help="fp32, bf16 or int8; may be repeated. All of them otherwise."),
     ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            "--frames",
+            help="Good frames (folder, manifest CSV or store) that were not learned from, as for calibrate: "
+            "make int8 again from them, and see which precisions may judge.",
+        ),
+    ] = None,
+    template: Template = None,
+    pattern: Pattern = None,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Compile an engine for this machine, hold it to its golden pair, and measure it."""
+    """Compile an engine for this machine, hold it to its golden pair, and measure it.
+
+    With --frames: which precisions beside fp32 agree well enough to judge is measured anew and written down,
+    as `edge learn` does at its end.
+    """
     from edge import config as configuration
-    from edge.recipes import COMPILED, check_state, load_engine
+    from edge.recipes import COMPILED, calibration_of, check_state, load_engine, precisions_of
 
     settings = configuration.site(config)
     bundle = load_engine(settings, recipe)
     check_state(settings)
+    calibration = calibration_of(settings, recipe, bundle)
+    if images is not None:
+        _agree(settings, recipe, bundle, calibration, images, template, pattern)
+    precisions = precisions_of(settings, recipe, bundle, calibration, warned)
     cache = settings.paths.state / COMPILED
-    rows = [measure(bundle, wanted, cache) for wanted in precision or ["fp32", "bf16"]]
+    rows = [measure(bundle, wanted, cache, precisions) for wanted in precision or ["fp32", "bf16", "int8"]]
     if as_json:
         print(json.dumps({"recipe": recipe, "bundle_sha256": bundle.digest, "precisions": rows}))
     else:
-        print(f"{'precision':<10} {'difference':>10} {'tolerance':>10} {'tiles/s':>9}")
+        print(f"{'precision':<10} {'difference':>10} {'tolerance':>10} {'Mpx/s':>9}  agreement with fp32")
         for row in rows:
             if "error" in row:
                 print(f"{row['precision']:<10} {row['error']}")
             else:
-                print(
-                    "{precision:<10} {difference:>10.2g} {tolerance:>10.2g} {tiles_per_s:>9.1f}".format(**row)
-                )
+                print(AS_ROW.format(**row))
     if all("error" in row for row in rows):
         raise UnavailableError(
             "no precision runs on this machine", hint="see the reasons above", retryable=False
         )
 
 
-def measure(bundle: Bundle, precision: str, cache: Path) -> dict[str, Any]:
-    """Difference to the golden answers and tiles/s of one precision, or why it cannot run here."""
-    import numpy as np
+def warned(sentence: str) -> None:
+    """Something that a person should know."""
+    print(f"edge: {sentence}", file=sys.stderr)
 
-    from edge.infer.compile import open_runtime, prove
+
+def _agree(
+    settings: Settings,
+    recipe: str,
+    bundle: Bundle,
+    calibration: Calibration | None,
+    images: Path,
+    template: str | None,
+    pattern: str | None,
+) -> None:
+    from edge.dataset import samples
+    from edge.decode import Limits
+    from edge.learn.accelerate import Source, accelerate
+    from edge.learn.progress import console
+    from edge.recipes import value_range_of
+
+    if calibration is None:
+        raise UsageError(
+            f"recipe {recipe} has no calibration: verdicts are what precisions are compared by",
+            hint="edge calibrate first",
+        )
+    dataset = samples(images, template=template, pattern=pattern)
+    limits = Limits(settings.runtime.max_pixels, settings.runtime.max_pages)
+    source = Source(list(dataset.good()), limits, value_range_of(settings, recipe))
+    with console() as listen:
+        accelerate(bundle, calibration, source, listen=listen)
+
+
+def measure(
+    bundle: Bundle, precision: str, cache: Path, precisions: Precisions | None = None
+) -> dict[str, Any]:
+    """Difference to the golden answers and megapixels/s of one precision, or why it cannot run here."""
+    from edge.infer.compile import open_runtime, pixels_per_s, prove
+    from edge.infer.precisions import tolerant
+    from edge.preprocess import Tiling
 
     try:
-        runtime = open_runtime(bundle, precision=precision, cache=cache)
+        runtime = open_runtime(bundle, precision=precision, precisions=precisions, cache=cache)
     except EdgeError as error:
         return {"precision": precision, "error": error.message}
-    tiles, _ = bundle.golden()
-    batch = np.resize(tiles, (runtime.batch, *tiles.shape[1:])).astype(np.float32)
-    until, count, began = time.monotonic() + MEASURE_S, 0, time.monotonic()
-
-    def stream() -> Iterator[FloatImage]:
-        while time.monotonic() < until:
-            yield batch
-
-    for answer in runtime.infer(stream()):
-        count += len(answer)
+    tiles = bundle.manifest.preprocess.tiles
+    window = (tiles.size_px, tiles.size_px)
+    if precisions is not None and precisions.plane_px is not None:
+        window = Tiling(*precisions.plane_px, tiles).window
+    rate = pixels_per_s(runtime, window, MEASURE_S)
+    held = tolerant(bundle, precisions)
     return {
         "precision": precision,
-        "difference": prove(bundle, runtime),
-        "tolerance": bundle.manifest.golden_tolerance[precision],
-        "tiles_per_s": round(count / (time.monotonic() - began), 1),
-        "tile_px": bundle.manifest.preprocess.tiles.size_px,
+        "difference": prove(held, runtime),
+        "tolerance": held.tolerance_of(precision),
+        "tiles_per_s": round(rate / (window[0] * window[1]), 2),
+        "tile_px": list(window),
+        "mpx_per_s": round(rate / 1e6, 2),
+        "agreement": precisions.agreements[precision].why
+        if precisions is not None and precision in precisions.agreements
+        else "",
     }
 
 
@@ -697,7 +759,10 @@ def _learn_from(context: typer.Context, given: Mapping[str, Any], *, calibrate: 
         "defect_crops",
         "stride",
     )
-    of_thresholds = ("too_few", "unseen_views", "min_recall", "false_reject_part", "review_band", "procedure")
+    of_thresholds = (
+        "too_few", "unseen_views", "min_recall", "false_reject_part", "review_band", "procedure",
+        "fewer_bits",
+    )  # fmt: skip
     thresholds = of_thresholds if calibrate else ()
     rule = ThresholdRule()
     if calibrate:

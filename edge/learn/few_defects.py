@@ -42,7 +42,8 @@ from edge.learn.specimens import Reading, Specimen, read_specimens
 from edge.learn.split import DefectFrame, DefectSplit, Split, split_defects
 from edge.pipeline import Inspector, Planes, answers
 from edge.preprocess import PreprocessSpec
-from edge.types import FloatImage
+from edge.preprocess.tiles import as_float
+from edge.types import FloatImage, TileArray
 
 PILOTS_SHARE = 0.4  # of a run's minutes or steps, at most
 LARGEST_CROP = 0.75  # of a learning window's side
@@ -251,12 +252,14 @@ class _Torch:
     network: nn.Module
     name: str = "torch"
     precision: str = "fp32"
-    batch: int = PILOT_BATCH
 
-    def infer(self, batches: Iterable[FloatImage]) -> Iterator[FloatImage]:
+    def batch_of(self, height_px: int, width_px: int) -> int:
+        return PILOT_BATCH
+
+    def infer(self, batches: Iterable[TileArray]) -> Iterator[FloatImage]:
         for batch in batches:
             with torch.no_grad():
-                yield self.network(torch.from_numpy(batch)).numpy()
+                yield self.network(torch.from_numpy(as_float(batch))).numpy()
 
 
 def _of(

@@ -28,7 +28,8 @@ def gflop_per_mpx(model: Path | bytes, tiles: TileSpec) -> float:
         BundleError: as `tile_flop`.
     """
     per_pixel = tile_flop(model, tiles.size_px) / tiles.size_px**2
-    return per_pixel * (tiles.size_px / tiles.step_px) ** 2 * 1e6 / 1e9
+    repeats = 1.0 if tiles.whole else (tiles.size_px / tiles.step_px) ** 2  # large windows overlap little
+    return per_pixel * repeats * 1e6 / 1e9
 
 
 def tile_flop(model: Path | bytes, size_px: int) -> float:

@@ -19,6 +19,7 @@ from edge.detectability import save as save_detectability
 from edge.errors import UsageError
 from edge.infer.bundle import EXPLAIN_MODEL, Bundle, load_bundle, write_bundle
 from edge.infer.runtime import Runtime
+from edge.learn.accelerate import Source, accelerate
 from edge.learn.anomalies.batches import AnomalyBatches
 from edge.learn.anomalies.sheet import contact_page, contact_sheet
 from edge.learn.calibrating import agreement_of, calibrate_crossed_for, calibrate_for, guess
@@ -161,6 +162,10 @@ def _learn(request: LearnRequest, renewal: Renewal, store: PlaneStore, listen: L
         calibrated = guess(request, uses["train"], bundle, runtime, renewal, listen)
     else:
         calibrated = calibrate_for(request, kind, uses["calibration"], real, bundle, runtime, renewal, listen)
+    if calibrated is not None and request.fewer_bits:
+        held = uses["calibration"] or [*uses["train"], *uses["validation"]]
+        source = Source(list({s.sample.path: s.sample for s in held}.values()), request.limits)
+        accelerate(bundle, calibrated.calibration, source, seed=request.seed, listen=listen)
     write_report(
         renewal.new_engine / "report.html",
         bundle=bundle,

@@ -62,6 +62,7 @@ class LearnRequest:
     procedure: Literal["split", "cross"] = "split"
     fresh: bool = False
     threads: int = 0
+    fewer_bits: bool = True  # afterwards, see which precisions may judge
 
 
 def check_masks_are_used(model: str) -> None:

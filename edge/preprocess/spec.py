@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -21,11 +21,16 @@ class Clahe(_Spec):
 
 class TileSpec(_Spec):
     """Square windows: `size_px` is what the engine sees, its centre `keep_px` is what is kept of the answer,
-    a new window every `step_px`. 320→256 without overlap: (320, 256, 256); 64 at half steps: (64, 64, 32)."""
+    a new window every `step_px`. 320→256 without overlap: (320, 256, 256); 64 at half steps: (64, 64, 32).
+
+    `whole`: a fully convolutional network sees the whole plane at once (in as few windows as fit into memory,
+    see `Tiling`); squares are then only what it was learned and proved with, and their margin is mirrored.
+    """
 
     size_px: int = Field(320, ge=8, le=4096)
     keep_px: int = Field(256, ge=8, le=4096)
     step_px: int = Field(256, ge=1, le=4096)
+    whole: bool = False
 
     @model_validator(mode="after")
     def _covers(self) -> Self:
@@ -122,7 +127,9 @@ class PreprocessSpec(_Spec):
     def digest(self) -> str:
         """sha256 over the canonical JSON of the spec; steps that came later are left out where not taken, so
         that older bundles keep their digest."""
-        later = {name for name in ("mask", "rectify") if getattr(self, name) is None}
+        later: dict[str, Any] = {name: True for name in ("mask", "rectify") if getattr(self, name) is None}
         if self.fit == "stretch":
-            later.add("fit")
+            later["fit"] = True
+        if not self.tiles.whole:
+            later["tiles"] = {"whole"}
         return hashlib.sha256(self.model_dump_json(exclude=later).encode()).hexdigest()

@@ -143,12 +143,11 @@ def test_a_compiled_network_that_fails_the_golden_pair_is_compiled_again(
     bundle: Bundle, cache: CompiledCache, notes: list[str]
 ) -> None:
     """A whole file with the right line, but the network of another bundle in it."""
-    made_for = opened(bundle, cache).made_for
+    made_for = opened(bundle, cache).made_for(PX, PX)
     other = CompiledCache(cache.folder.parent / "other")
-    foreign = OpenVinoRuntime(
-        blurring_network(side=5), origin=Path("other.onnx"), tile_px=PX, cache=other
-    ).made_for
-    compiled = other.load(foreign)
+    foreign = OpenVinoRuntime(blurring_network(side=5), origin=Path("other.onnx"), cache=other)
+    foreign.warm(PX, PX)
+    compiled = other.load(foreign.made_for(PX, PX))
     assert compiled is not None
     cache.store(made_for, compiled)
     assert not opened(bundle, cache).from_cache
@@ -159,7 +158,7 @@ def test_a_compiled_network_that_fails_the_golden_pair_is_compiled_again(
 def test_a_compiled_network_that_openvino_cannot_read_is_compiled_again(
     bundle: Bundle, cache: CompiledCache, notes: list[str], garbage: bytes
 ) -> None:
-    cache.store(opened(bundle, cache).made_for, garbage)
+    cache.store(opened(bundle, cache).made_for(PX, PX), garbage)
     assert not opened(bundle, cache).from_cache
     assert "OpenVINO cannot read it" in notes[0]
 

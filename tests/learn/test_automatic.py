@@ -85,11 +85,18 @@ def test_illumination_follows_the_whole_spread(plain: Survey, within: float, bet
 
 
 def test_large_frames_are_made_smaller_only_where_no_detail_is_lost(plain: Survey) -> None:
-    blurred, sharp = sized(plain, 3000, 4000, 11.0), sized(plain, 3000, 4000, 2.2)
+    blurred, sharp = sized(plain, 2000, 2500, 11.0), sized(plain, 2000, 2500, 2.2)
     assert choose(blurred).scale.value == 0.5
     assert choose(sharp).scale.value == 1.0
     assert "would lose" in choose(sharp).scale.why
     assert choose(sized(plain, 600, 800, 11.0)).scale.value == 1.0
+
+
+def test_very_large_frames_are_made_smaller_even_so_and_the_way_out_is_named(plain: Survey) -> None:
+    sharp = choose(sized(plain, 3000, 4000, 2.2)).scale
+    assert sharp.value == 0.5
+    assert "--scale 1" in sharp.why
+    assert choose(sized(plain, 6000, 8000, 2.2)).scale.value == 0.25
 
 
 def test_small_frames_are_magnified(plain: Survey) -> None:
@@ -218,11 +225,20 @@ def test_tiles_reach_beyond_a_part_and_overlap_inside_endless_texture(
     assert part.step_px == part.keep_px
     endless = choose(seen).tiles.value
     assert endless.margin_px == 0
-    tiling = Tiling(*size, endless)
+    tiling = Tiling(*size, endless.model_copy(update={"whole": False}))
     for starts, length in ((tiling.ys, size[0]), (tiling.xs, size[1])):
         if length >= endless.size_px:
             assert int(starts[-1]) + endless.size_px == length, "none reaches beyond the frame"
         assert all(step <= endless.size_px - OVERLAP_PX for step in np.diff(starts))
+
+
+def test_frames_of_one_size_are_seen_whole_and_of_many_sizes_in_tiles(plain: Survey) -> None:
+    same = sized(plain, 700, 1000, 5.0)
+    assert choose(same).tiles.value.whole
+    assert not choose(same, masked=True).tiles.value.whole, "most of such frames may be background"
+    many = replace(same, sizes=replace(same.sizes, examples=((700, 1000), (690, 1000), (710, 980))))
+    assert not choose(many).tiles.value.whole
+    assert not choose(same, {"model": "fusion"}).tiles.value.whole, "sizes are written into it"
 
 
 def aligned(seen: Survey, frames: int) -> Survey:

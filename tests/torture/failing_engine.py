@@ -16,7 +16,7 @@ from edge import recipes
 from edge.infer.bundle import Bundle
 from edge.infer.compile import open_runtime, prove
 from edge.infer.runtime import Runtime
-from edge.types import FloatImage
+from edge.types import FloatImage, TileArray
 
 FAULT = "EDGE_TEST_FAULT"  # names a file that says "dead" or "nan", once it is there
 
@@ -28,9 +28,9 @@ class Accelerator:
 
     def __init__(self, inner: Runtime, fault: Path) -> None:
         self._inner, self._fault = inner, fault
-        self.precision, self.batch = inner.precision, inner.batch
+        self.precision, self.batch_of = inner.precision, inner.batch_of
 
-    def infer(self, batches: Iterable[FloatImage]) -> Iterator[FloatImage]:
+    def infer(self, batches: Iterable[TileArray]) -> Iterator[FloatImage]:
         """See `Runtime.infer`."""
         for answer in self._inner.infer(batches):
             if not self._fault.is_file():

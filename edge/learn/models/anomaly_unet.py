@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ FOLD = 2  # pixels a side that become channels, unless the config says otherwise
 
 @dataclass(frozen=True, slots=True)
 class AnomalyUNetConfig:
-    """`fold` pixels a side become channels; `channels` are those at 1/fold, 1/(2 fold), … of the size."""
+    """`fold` pixels a side, an even number, become channels; `channels` are those at 1/fold, 1/(2 fold), … of the size."""
 
     fold: int = FOLD
     channels: tuple[int, ...] = (16, 32, 64, 96, 128)
@@ -43,11 +44,20 @@ class AnomalyUNet(nn.Module):
         self.head = nn.Conv2d(channels[0], 1, 1)
         nn.init.constant_(self.head.bias, -3.0)  # type: ignore[arg-type]  # anomalies are rare
 
+    @property
+    def folded(self) -> nn.Conv2d:
+        """The convolution over folded pixels."""
+        return cast(nn.Conv2d, cast(_Down, self.down[0]).first[0])
+
     def forward(self, tiles: Tensor) -> Tensor:
-        x = nn.functional.pixel_unshuffle(tiles, self.config.fold)
-        skips = []
-        for k, level in enumerate(self.down):
-            x = level(nn.functional.max_pool2d(x, 2) if k else x)
+        return self.from_folded(self.folded(nn.functional.pixel_unshuffle(tiles, self.config.fold)))
+
+    def from_folded(self, x: Tensor) -> Tensor:
+        """What comes after the convolution over folded pixels."""
+        x = cast(_Down, self.down[0]).after_first(x)
+        skips = [x]
+        for level in list(self.down)[1:]:
+            x = level(nn.functional.max_pool2d(x, 2))
             skips.append(x)
         for skip, reduce, level in reversed(list(zip(skips, self.reduce, self.up, strict=False))):
             x = nn.functional.interpolate(reduce(x), scale_factor=2.0, mode="nearest")
@@ -57,20 +67,45 @@ class AnomalyUNet(nn.Module):
 
 
 class AnomalyMap(nn.Module):
-    """What is exported: probabilities at the tiles' own resolution."""
+    """What is exported: probabilities at the tiles' own resolution, from tiles of any size.
+
+    It computes what the network does, by operations that runtimes are quick at and that no size is written
+    into: folding pixels and the convolution after it are one convolution with a stride, and interpolation is
+    a transposed one.
+    """
 
     def __init__(self, network: AnomalyUNet) -> None:
         super().__init__()
         self.network = network
-        self.fold = float(network.config.fold)
+        self.fold = network.config.fold
+        self.fold_weights = nn.Parameter(_strided(network.folded.weight.detach(), self.fold))
+        self.kernel = nn.Parameter(_linear(self.fold))
 
     def forward(self, tiles: Tensor) -> Tensor:
         """(n, 1, h, w) → (n, 1, h, w) in 0..1."""
-        logits = self.network(tiles)
-        whole = nn.functional.interpolate(
-            logits, scale_factor=self.fold, mode="bilinear", align_corners=False
+        folded = nn.functional.conv2d(tiles, self.fold_weights, stride=self.fold, padding=self.fold)
+        logits = self.network.from_folded(folded)
+        around = nn.functional.pad(
+            logits, (1, 1, 1, 1), mode="replicate"
+        )  # as interpolation has it at borders
+        whole = nn.functional.conv_transpose2d(
+            around, self.kernel, stride=self.fold, padding=self.fold + self.fold // 2
         )
         return torch.sigmoid(whole)
+
+
+def _strided(weight: Tensor, fold: int) -> Tensor:
+    """Weights over folded pixels, (out, fold², 3, 3), as those over pixels, (out, 1, 3 fold, 3 fold)."""
+    outputs = weight.shape[0]
+    split = weight.reshape(outputs, fold, fold, 3, 3)  # channel = row × fold + column
+    return split.permute(0, 3, 1, 4, 2).reshape(outputs, 1, 3 * fold, 3 * fold)
+
+
+def _linear(fold: int) -> Tensor:
+    """(1, 1, 2 fold, 2 fold): linear interpolation by an even factor, pixel centres at halves."""
+    ramp = (torch.arange(fold) + 0.5) / fold
+    sides = torch.cat((ramp, ramp.flip(0)))
+    return torch.outer(sides, sides)[None, None]
 
 
 class _Down(nn.Module):
@@ -81,7 +116,11 @@ class _Down(nn.Module):
         self.first, self.second = _conv(inputs, outputs), _conv(outputs, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.first(x)
+        return self.after_first(self.first[0](x))
+
+    def after_first(self, x: Tensor) -> Tensor:
+        """What comes after the first convolution."""
+        x = self.first[2](self.first[1](x))
         y: Tensor = self.second(x)
         return x + y
 

@@ -1,0 +1,137 @@
+"""Whether scores in fewer bits are those of fp32: on calibration frames, without and with planted defects."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from edge.infer.compile import golden_difference
+from edge.infer.precisions import Agreement, AgreementLimits
+from edge.infer.runtime import Runtime
+from edge.judge.judgement import judge
+from edge.judge.ranking import curve
+from edge.learn.quantise import random_defect
+from edge.pipeline import Inspector, Planes, planes_of
+from edge.planted import plant, with_defect
+from edge.types import Frame, Score
+
+PLANTED = 200  # defects, over all frames
+LEAST_FRAMES = 5  # a rank correlation of fewer says nothing
+MOST_GOLDEN = 0.5  # of the golden answers: a network that differs by more somewhere was broken on the way
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What one runtime said."""
+
+    raw: list[float] = field(default_factory=list)  # of calibration frames
+    evaluations: list[str] = field(default_factory=list)
+    planted: list[float] = field(default_factory=list)  # of the same with a planted defect
+
+
+class Reference:
+    """What fp32 says of calibration frames: other runtimes are held to it.
+
+    `frames` gives them anew each time it is called; one is in memory at a time. With `plants` each is also
+    scored with planted defects, one at a time: the recipe learned from good frames only.
+    """
+
+    def __init__(
+        self,
+        inspector: Inspector,
+        frames: Callable[[], Iterable[Frame]],
+        *,
+        count: int,
+        plants: bool,
+        seed: int,
+        limits: AgreementLimits = AgreementLimits(),
+    ) -> None:
+        self._inspector, self._frames, self._limits, self._seed = inspector, frames, limits, seed
+        self._plants_each = math.ceil(PLANTED / max(1, count)) if plants else 0
+        self._ours = self._said_by(inspector.runtime)
+
+    def agreement_of(self, runtime: Runtime) -> Agreement:
+        """Hold another runtime of the same recipe to it."""
+        ours, theirs, limits = self._ours, self._said_by(runtime), self._limits
+        count = len(ours.raw)
+        flips = sum(a != b for a, b in zip(ours.evaluations, theirs.evaluations, strict=True))
+        rank = spearman(ours.raw, theirs.raw)
+        change = None
+        if ours.planted:
+            change = abs(_auroc(ours) - _auroc(theirs))
+        golden = golden_difference(runtime, self._inspector.bundle.golden())
+        reasons = []
+        if count < LEAST_FRAMES:
+            reasons.append(f"{count} calibration frames are too few to compare ({LEAST_FRAMES} are needed)")
+        elif rank is None or rank < limits.spearman:
+            reasons.append(
+                f"rank correlation {_figure(rank)} over {count} frames, at least {limits.spearman} is wanted"
+            )
+        if flips > limits.flips * count:
+            reasons.append(f"{flips} of {count} frames get another verdict")
+        if change is not None and not change <= limits.auroc_change:
+            reasons.append(f"AUROC changes by {change:.4f}, at most {limits.auroc_change} is allowed")
+        if not golden <= MOST_GOLDEN:
+            reasons.append(f"golden answers differ by {golden:.2g}")
+        said = f"rank correlation {_figure(rank)} over {count} frames, {flips} other verdicts"
+        if change is not None:
+            said += f", AUROC of {len(ours.planted)} planted defects changes by {change:.4f}"
+        return Agreement(
+            accepted=not reasons, why="; ".join(reasons) or said, frames=count, spearman=rank,
+            flips=flips, planted=len(ours.planted), auroc_change=change,
+            golden_difference=golden,
+        )  # fmt: skip
+
+    def _said_by(self, runtime: Runtime) -> _Seen:
+        inspector = Inspector(self._inspector.bundle, runtime, self._inspector.calibration)
+        rng, seen = np.random.default_rng((self._seed, 0xA9)), _Seen()
+        for frame in self._frames():
+            scores = inspector.score(self._planes(frame, rng))
+            first = next(scores)
+            seen.raw.append(first.raw)
+            seen.evaluations.append(_evaluation(inspector, frame, first))
+            seen.planted += [score.raw for score in scores]
+        return seen
+
+    def _planes(self, frame: Frame, rng: np.random.Generator) -> Iterator[Planes]:
+        yield planes_of(frame)
+        for _ in range(self._plants_each):
+            found = plant(frame.plane, random_defect(rng), rng, frame.foreground)
+            if found is not None:
+                yield Planes(with_defect(frame.plane, found), frame.foreground)
+
+
+def _all(seen: _Seen) -> list[float]:
+    return [*seen.raw, *seen.planted]
+
+
+def _evaluation(inspector: Inspector, frame: Frame, score: Score) -> str:
+    manifest, calibration = inspector.bundle.manifest, inspector.calibration
+    assert calibration is not None, "verdicts are compared"
+    least = manifest.score.min_area_px
+    return judge(
+        score, frame.identity.view, calibration, frame.placement, manifest.classes, least,
+        frame.image.channels,
+    ).evaluation  # fmt: skip
+
+
+def spearman(one: Sequence[float], other: Sequence[float]) -> float | None:
+    """Rank correlation; None where one of them has no spread or is not finite."""
+    from scipy.stats import spearmanr
+
+    if len(one) < 2 or not np.isfinite([*one, *other]).all() or np.ptp(one) == 0 or np.ptp(other) == 0:
+        return None
+    return float(spearmanr(one, other).statistic)
+
+
+def _auroc(seen: _Seen) -> float:
+    truth = [False] * len(seen.raw) + [True] * len(seen.planted)
+    found = curve(_all(seen), truth).auroc()
+    return math.nan if found is None else found
+
+
+def _figure(value: float | None) -> str:
+    return "none" if value is None else f"{value:.5f}"
