@@ -73,6 +73,8 @@ class PngDecoder:
         """Walk the chunks to IEND (PNG, 3rd edition, section 5.3)."""
         _header(self.data)
         view = memoryview(self.data)
+        # libdeflate's has wider instructions
+        crc32: Any = imagecodecs.deflate_crc32 if imagecodecs.DEFLATE.available else zlib.crc32
         position, kind = _SIGNATURE_BYTES, b""
         while kind != b"IEND":
             if position + 12 > len(view):
@@ -86,7 +88,7 @@ class PngDecoder:
                     self.data, f"chunk {kind.decode()} at byte {position} wants {end - len(view)} more"
                 )
             stored = int.from_bytes(view[end - 4 : end], "big")
-            if zlib.crc32(view[position + 4 : end - 4]) != stored:
+            if crc32(view[position + 4 : end - 4]) != stored:
                 raise _damaged(self.data, f"wrong checksum in chunk {kind.decode()} at byte {position}")
             position = end
 
