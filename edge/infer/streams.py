@@ -54,9 +54,15 @@ class StreamedRuntime:
         """See `Runtime.batch_of`."""
         return min(LARGEST_BATCH, max(1, PIXELS_PER_CALL // (height_px * width_px)))
 
-    def prepare(self, height_px: int, width_px: int) -> None:
-        """Make the slots for tiles of that size now, not when the first comes."""
+    def warm(self, height_px: int, width_px: int) -> None:
+        """Make the slots for tiles of that size now, so that no frame waits for it."""
         self._slots(height_px, width_px)
+
+    def close(self) -> None:
+        """Give the device's memory back; what is needed again is made again."""
+        while self._free:
+            for slot in self._free.popitem()[1]:
+                slot.close()
 
     def infer(self, batches: Iterable[TileArray]) -> Iterator[FloatImage]:
         """See `Runtime.infer`; as many batches are in flight as there are streams."""

@@ -25,7 +25,6 @@ from edge.infer.bundle import MODEL, Bundle
 from edge.infer.cache import CompiledCache, Note, no_note
 from edge.infer.streams import STREAMS, Slot, StreamedRuntime, prove_stored_tiles
 
-INT8_MODEL = "model.int8.onnx"  # with explicit quantisation, as `edge compile` writes it
 PRECISIONS = ("fp32", "fp16", "int8")
 VERSIONS = ("10", "11")
 STORED = ("uint8", "uint16")  # types of tiles that are scaled on the device
@@ -64,45 +63,46 @@ def open_on_tensorrt(
     cache: CompiledCache | None,
     note: Note = no_note,
     progress: Note = no_note,
+    int8: bytes | None = None,
+    windows_px: Sequence[tuple[int, int]] = (),
     api: TrtApi | None = None,
 ) -> TensorRtRuntime:
     """A bundle's network on the first visible GPU, its engines for the bundle's tiles built or loaded.
 
-    The caller holds it to the golden pair (`prove`). `progress` hears from a build every few seconds.
+    The caller holds it to the golden pair (`prove`). `progress` hears from a build every few seconds. `int8`
+    is the network with explicit quantisation, as `edge compile` writes it and has held it to its calibration;
+    `windows_px` are further sizes of tiles (height, width) that engines are wanted for before a frame comes.
 
     Raises:
         UnavailableError: TensorRT, the driver or a working GPU is missing, or the precision.
         BundleError: the engine cannot be built, or scales stored tiles wrongly.
     """
     chosen = "fp16" if precision == "auto" else precision
-    if chosen not in PRECISIONS or (chosen == "int8" and not bundle.has(INT8_MODEL)):
-        why = (
-            f"the bundle has no {INT8_MODEL}" if chosen == "int8" else "TensorRT runs fp32, fp16 or int8 here"
-        )
+    if chosen not in PRECISIONS or (chosen == "int8" and int8 is None):
+        why = "there is no int8 network" if chosen == "int8" else "there are fp32, fp16 and int8"
         raise UnavailableError(
             f"{bundle.folder}: precision {precision} cannot be had with TensorRT: {why}",
             hint='run `edge compile`, or set precision = "fp16" under [runtime]',
             retryable=False,
         )
-    name = INT8_MODEL if chosen == "int8" else MODEL
     runtime = TensorRtRuntime(
-        api or native_api(note),
-        bundle.read(name),
-        origin=bundle.folder / name,
+        native_api(note) if api is None else api,
+        int8 if chosen == "int8" and int8 is not None else bundle.read(MODEL),
+        origin=bundle.model_file,
         precision=chosen,
         cache=cache,
         note=note,
         progress=progress,
     )
     size_px = bundle.manifest.preprocess.tiles.size_px
-    runtime.open_for(size_px, size_px)
-    tolerance = bundle.manifest.golden_tolerance.get(chosen, 0.0)
-    prove_stored_tiles(runtime, bundle.golden()[0], tolerance, bundle.folder)
+    for window in dict.fromkeys([(size_px, size_px), *windows_px]):
+        runtime.warm(*window)
+    prove_stored_tiles(runtime, bundle.golden()[0], bundle.tolerance_of(chosen), bundle.folder)
     return runtime
 
 
 class TensorRtRuntime(StreamedRuntime):
-    """A network built by TensorRT for this GPU. `from_cache`: the engine of `made_for` was built before."""
+    """A network built by TensorRT for this GPU; `made_for` are the keys of the engines in use."""
 
     def __init__(
         self,
@@ -120,14 +120,22 @@ class TensorRtRuntime(StreamedRuntime):
         self._note, self._progress = note, progress
         self._digest = hashlib.sha256(onnx).hexdigest()
         self._onnx = _typed(onnx, precision)
-        self.made_for: Mapping[str, str] = {}
-        self.from_cache = False
+        self.made_for: dict[tuple[int, ...], Mapping[str, str]] = {}  # batch, height, width → key
+        self._built_here: set[tuple[int, ...]] = set()
 
-    def open_for(self, height_px: int, width_px: int) -> None:
-        """Have the engine for tiles of that size, and say in `made_for` and `from_cache` where it is from."""
-        self.prepare(height_px, width_px)
-        shape = self.batch_of(height_px, width_px), height_px, width_px
-        self.made_for = self._made_for(self._network(*shape), self._digest, shape)
+    @property
+    def from_cache(self) -> bool:
+        """Whether an engine in use was built by an earlier start."""
+        return any(shape not in self._built_here for shape in self.made_for)
+
+    def distrust(self, why: str) -> None:
+        """Forget all engines, and discard what was kept of them; they are built again when needed."""
+        self.close()
+        for made_for in self.made_for.values():
+            if self._cache is not None:
+                self._cache.discard(made_for, why)
+        self.made_for.clear()
+        self._built_here.clear()
 
     def _network(self, *shape: int) -> bytes:
         from edge.infer.onnx_graphs import with_shape
@@ -142,7 +150,11 @@ class TensorRtRuntime(StreamedRuntime):
         for stored in STORED:
             graph = scaling_network(np.dtype(stored), *shape)
             scalings[stored], _ = self._engine(graph, hashlib.sha256(graph).hexdigest(), shape)
-        network, self.from_cache = self._engine(self._network(*shape), self._digest, shape)
+        graph = self._network(*shape)
+        network, before = self._engine(graph, self._digest, shape)
+        self.made_for[shape] = self._made_for(graph, self._digest, shape)
+        if not before:
+            self._built_here.add(shape)
         return [self._api.slot(network, scalings) for _ in range(STREAMS)]
 
     def _made_for(self, onnx: bytes, network: str, shape: tuple[int, ...]) -> Mapping[str, str]:

@@ -7,7 +7,7 @@ a CUDA graph replays without Python in between. Stored 8- and 16-bit tiles are s
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import cast
 
@@ -28,10 +28,16 @@ Program = Callable[[Tensor], Tensor]
 
 
 def open_on_torch_cuda(
-    bundle: Bundle, *, precision: str, note: Note = no_note, device: str = "cuda"
+    bundle: Bundle,
+    *,
+    precision: str,
+    note: Note = no_note,
+    windows_px: Sequence[tuple[int, int]] = (),
+    device: str = "cuda",
 ) -> StreamedRuntime:
     """A bundle's network on the first GPU that torch sees. The caller holds it to the golden pair (`prove`).
 
+    `windows_px` are sizes of tiles (height, width), beside the bundle's own, that are made ready at once.
     `device` is for tests: "cpu" does the same, without streams and graphs.
 
     Raises:
@@ -51,9 +57,9 @@ def open_on_torch_cuda(
     runtime = StreamedRuntime("torch-cuda", chosen, partial(_open, network, where, bundle))
     size_px = bundle.manifest.preprocess.tiles.size_px
     try:
-        runtime.prepare(size_px, size_px)
-        tolerance = bundle.manifest.golden_tolerance.get(chosen, 0.0)
-        prove_stored_tiles(runtime, bundle.golden()[0], tolerance, bundle.folder)
+        for window in dict.fromkeys([(size_px, size_px), *windows_px]):
+            runtime.warm(*window)
+        prove_stored_tiles(runtime, bundle.golden()[0], bundle.tolerance_of(chosen), bundle.folder)
     except EdgeError:
         raise
     except RuntimeError as error:  # all of CUDA's and torch's

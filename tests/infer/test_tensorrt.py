@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper, numpy_helper
 
 from edge.errors import BundleError, EdgeError, UnavailableError
 from edge.infer import streams
@@ -53,6 +55,23 @@ def opened(bundle: Bundle, api: FakeTrt, cache: CompiledCache | None = None, **h
 
 def tiles(count: int, side: int = PX, seed: int = 0) -> FloatImage:
     return np.random.default_rng(seed).random((count, 1, side, side), np.float32)
+
+
+def key(runtime: TensorRtRuntime) -> Mapping[str, str]:
+    """Of its last engine."""
+    return list(runtime.made_for.values())[-1]
+
+
+def quantised_blur() -> bytes:
+    """The bundle's network with its input in 256 unsigned levels, as NNCF writes it."""
+    model = onnx.load_from_string(blurring_network())
+    stored = {"s": np.float32(1 / 255), "z": np.uint8(0)}
+    model.graph.initializer.extend(numpy_helper.from_array(np.asarray(v), name) for name, v in stored.items())
+    for i, kind in enumerate(("QuantizeLinear", "DequantizeLinear")):
+        ends = (["tiles", "levels"], ["levels", "back"])[i]
+        model.graph.node.insert(i, helper.make_node(kind, [ends[0], "s", "z"], [ends[1]]))
+    model.graph.node[2].input[0] = "back"
+    return bytes(model.SerializeToString())
 
 
 def engines(cache: CompiledCache) -> list[Path]:
@@ -143,6 +162,17 @@ def test_a_batch_is_smaller_the_larger_its_tiles() -> None:
     assert sizes == [BATCH, 2, 1]
 
 
+def test_an_int8_network_is_made_symmetric_and_used(bundle: Bundle) -> None:
+    api = FakeTrt()
+    runtime = opened(bundle, api, precision="int8", int8=quantised_blur())
+    assert runtime.precision == "int8"
+    assert prove(bundle, runtime) < 0.02
+    read = onnx.load_from_string(api.built[-1])
+    zeros = {node.input[2] for node in read.graph.node if node.op_type == "QuantizeLinear"}
+    kinds = {tensor.data_type for tensor in read.graph.initializer if tensor.name in zeros}
+    assert kinds == {onnx.TensorProto.INT8}
+
+
 # Engines kept
 
 
@@ -161,7 +191,7 @@ def test_the_second_start_builds_nothing(bundle: Bundle, cache: CompiledCache, n
 def test_another_gpu_driver_version_precision_network_or_shape_builds_its_own(
     bundle: Bundle, cache: CompiledCache, tmp_path: Path, what: str
 ) -> None:
-    made_for = opened(bundle, FakeTrt(), cache).made_for
+    made_for = key(opened(bundle, FakeTrt(), cache))
     other = FakeTrt()
     if what == "version":
         other.version = "11.4.0"
@@ -171,21 +201,19 @@ def test_another_gpu_driver_version_precision_network_or_shape_builds_its_own(
         changed = TensorRtRuntime(
             other, blurring_network(side=5), origin=tmp_path / "m.onnx", precision="fp32", cache=cache
         )
-        changed.open_for(PX, PX)
-        theirs = changed.made_for
+        changed.warm(PX, PX)
+        theirs = key(changed)
     elif what == "shape":
-        changed = opened(bundle, other, cache)
-        changed.open_for(PX, 2 * PX)
-        theirs = changed.made_for
+        theirs = key(opened(bundle, other, cache, windows_px=[(PX, 2 * PX)]))
     else:
-        theirs = opened(bundle, other, cache, precision="fp16" if what == "precision" else "fp32").made_for
+        theirs = key(opened(bundle, other, cache, precision="fp16" if what == "precision" else "fp32"))
     assert other.built
     assert theirs[what] != made_for[what]
     assert cache.file(theirs) != cache.file(made_for)
 
 
 def test_the_key_names_all_that_an_engine_depends_on(bundle: Bundle, cache: CompiledCache) -> None:
-    made_for = opened(bundle, FakeTrt(), cache).made_for
+    made_for = key(opened(bundle, FakeTrt(), cache))
     assert made_for["network"] == bundle.manifest.files["model.onnx"]
     assert made_for["version"] == "10.15.1"
     assert "compute capability 8.9" in made_for["device"]
@@ -208,7 +236,7 @@ def test_what_was_timed_is_used_by_the_next_build(bundle: Bundle, cache: Compile
 def test_an_engine_that_does_not_load_is_put_aside_and_built_again(
     bundle: Bundle, cache: CompiledCache, notes: list[str]
 ) -> None:
-    made_for = opened(bundle, FakeTrt(), cache).made_for
+    made_for = key(opened(bundle, FakeTrt(), cache))
     cache.store(made_for, b"an engine of another build")
     api = FakeTrt()
     runtime = opened(bundle, api, cache)
@@ -225,7 +253,7 @@ def test_an_engine_whose_loading_ended_the_process_is_not_loaded_again(
 ) -> None:
     """A library that crashes takes the process with it: the next start must not run into it again."""
 
-    made_for = opened(bundle, FakeTrt(), cache).made_for
+    made_for = key(opened(bundle, FakeTrt(), cache))
     trying = cache.file(made_for).with_suffix(".loading")
     seen: list[bool] = []
 
@@ -248,7 +276,7 @@ def test_an_engine_whose_loading_ended_the_process_is_not_loaded_again(
 def test_any_flipped_byte_of_an_engine_costs_a_build(
     bundle: Bundle, cache: CompiledCache, notes: list[str]
 ) -> None:
-    made_for = opened(bundle, FakeTrt(), cache).made_for
+    made_for = key(opened(bundle, FakeTrt(), cache))
     spoiled = bytearray(cache.file(made_for).read_bytes())
     spoiled[-100] ^= 1
     cache.file(made_for).write_bytes(spoiled)
@@ -256,6 +284,31 @@ def test_any_flipped_byte_of_an_engine_costs_a_build(
     assert not opened(bundle, api, cache).from_cache
     assert len(api.built) == 1
     assert "damaged" in notes[0]
+
+
+def test_an_engine_that_answers_wrongly_is_built_again(
+    bundle: Bundle, cache: CompiledCache, notes: list[str]
+) -> None:
+    """Whole, with the right key, and of another network: what the golden pair is for."""
+    made_for = key(opened(bundle, FakeTrt(), cache))
+    other = TensorRtRuntime(
+        FakeTrt(), blurring_network(side=5), origin=Path("m.onnx"), precision="fp32", cache=cache
+    )
+    other.warm(PX, PX)
+    foreign = cache.load(key(other))
+    assert foreign is not None
+    cache.store(made_for, foreign)
+    api = FakeTrt()
+    runtime = opened(bundle, api, cache)
+    assert runtime.from_cache
+    with pytest.raises(BundleError, match="differs from the learned network") as raised:
+        prove(bundle, runtime)
+    runtime.distrust(raised.value.message)
+    assert all(slot.closed for slot in api.slots)
+    assert prove(bundle, runtime) < 1e-5
+    assert not runtime.from_cache
+    assert len(api.built) == 1
+    assert "differs from the learned network" in notes[0]
 
 
 def test_without_a_cache_every_start_builds(bundle: Bundle) -> None:
@@ -343,7 +396,7 @@ def test_a_device_that_is_dead_when_opened_is_unavailable(bundle: Bundle) -> Non
 
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
 def test_precisions_that_cannot_be_had_are_unavailable(bundle: Bundle, precision: str) -> None:
-    with pytest.raises(UnavailableError) as raised:
+    with pytest.raises(UnavailableError) as raised:  # int8: nobody gave the network
         opened(bundle, FakeTrt(), precision=precision)
     assert not raised.value.retryable
     assert raised.value.hint
