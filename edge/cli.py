@@ -305,6 +305,20 @@ def status(config: Config = None, json_: Json = False) -> None:
     raise typer.Exit(run_status(config=config, json=json_))
 
 
+@app.command()
+def doctor(
+    gpu: Annotated[
+        bool, typer.Option("--gpu", help="Prove the GPU: right answers, and how fast. Exit 69 without one.")
+    ] = False,
+    config: Config = None,
+    json_: Json = False,
+) -> None:
+    """What is wrong with this machine and installation, and how to mend it. Exit 1 if something is."""
+    from edge.doctor import run_doctor
+
+    raise typer.Exit(run_doctor(config=config, gpu=gpu, json=json_))
+
+
 app.command("learn")(learn)
 app.command("train")(train)
 app.command("calibrate")(calibrate)
