@@ -209,13 +209,11 @@ def _within(version: str, bounds: str) -> bool:
 def check_engine() -> Iterator[Finding]:
     """OpenVINO: whether it loads, and what it makes of this CPU."""
     try:
-        import openvino as ov
-
         from edge.infer.openvino import the_core
 
         can = sorted(the_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
-        version = ov.get_version().split("-")[0]
-    except (ImportError, RuntimeError) as error:
+        version = metadata.version("openvino")
+    except (ImportError, RuntimeError) as error:  # PackageNotFoundError is an ImportError
         first = next(iter(str(error).splitlines()), type(error).__name__)
         yield Finding(
             "OpenVINO", "fault", f"does not load: {first}", "pip install --force-reinstall openvino"

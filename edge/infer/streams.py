@@ -15,7 +15,6 @@ import numpy as np
 
 from edge.errors import BundleError
 from edge.infer.runtime import Runtime
-from edge.preprocess.tiles import as_float
 from edge.types import FloatImage, TileArray
 
 # Tiles of one call: enough that a large GPU is busy, little enough that three in flight fit a small one
@@ -118,7 +117,7 @@ def prove_stored_tiles(runtime: Runtime, tiles: FloatImage, tolerance: float, or
     count = runtime.batch_of(*tiles.shape[2:])
     levels = np.clip(tiles[:count], 0, 1)
     for stored in (np.rint(levels * 255).astype(np.uint8), np.rint(levels * 65535).astype(np.uint16)):
-        scaled = as_float(stored)
+        scaled = stored.astype(np.float32) * np.float32(1 / np.iinfo(stored.dtype).max)
         there, here = runtime.infer([stored, scaled])
         difference = float(np.abs(there - here).max())
         if not difference <= tolerance:  # NaN too

@@ -175,7 +175,7 @@ class _CudaSlot:
             self._answers[kind] = torch.empty(warm.shape, dtype=torch.float32, pin_memory=True)
         self._stream.synchronize()
         graph = torch.cuda.CUDAGraph()
-        with torch.no_grad(), torch.cuda.graph(graph, stream=self._stream):
+        with torch.no_grad(), torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
             answers = self._program(scaled(self._stored[kind]))
             self._answers[kind].copy_(answers, non_blocking=True)
         self._graphs[kind] = graph

@@ -30,9 +30,8 @@ def answers(model: bytes, tiles: FloatImage) -> FloatImage:
 def test_half_precision_agrees_within_what_a_golden_pair_allows(name: str) -> None:
     """In the types that a GPU would use, computed by torch on the CPU."""
     model = network(name)
-    side = min(tiles_of(model).shape[2], 128)
-    small = not any(node.op_type == "Reshape" for node in onnx.load_from_string(model).graph.node)
-    tiles = tiles_of(model, 1)[:, :, :side, :side] if small else tiles_of(model, 1)
+    side = 128 if name == "mask-unet-512" else None  # of 512: a CPU computes half precision very slowly
+    tiles = tiles_of(model, 1)[:, :, :side, :side]
     expected = answers(model, tiles)
     for kind in KINDS:
         found = answers(to_half(model, kind), tiles)

@@ -21,6 +21,7 @@ from edge.infer.cache import CompiledCache
 from edge.infer.compile import open_runtime, prove
 from edge.infer.streams import SHAPES_KEPT, STREAMS, prove_stored_tiles
 from edge.infer.tensorrt import TensorRtRuntime, beating, native_api, open_on_tensorrt
+from edge.preprocess.tiles import as_float
 from edge.types import FloatImage, TileArray
 from tests.infer.fake_tensorrt import FakeTrt
 from tests.sites import PX, blurring_bundle, blurring_network
@@ -110,7 +111,7 @@ def test_many_batches_of_all_sizes_and_types_are_answered_in_order(bundle: Bundl
         batch = tiles(int(rng.integers(1, BATCH + 1)), seed=i)
         given.append((batch, (batch * 255).astype(np.uint8), (batch * 65535).astype(np.uint16))[i % 3])
     cpu = open_runtime(bundle, precision="fp32")
-    alone = [np.concatenate(list(cpu.infer([streams.as_float(batch)]))) for batch in given]
+    alone = [np.concatenate(list(cpu.infer([as_float(batch)]))) for batch in given]
     for found, expected in zip(runtime.infer(iter(given)), alone, strict=True):
         assert found.shape == expected.shape
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
