@@ -29,7 +29,7 @@ import cv2
 import numpy as np
 
 from bench import machine
-from bench.alone import accelerated, circumstances, fibre_planes
+from bench.alone import accelerated, accept_anything, circumstances, fibre_planes
 from bench.burst import drop
 from bench.context import Context, FailedError, environment, wait
 from bench.peer_page import FRAME_PX, NETWORKS, PEER, STAGES, Asked, section
@@ -38,19 +38,19 @@ from bench.venv import Venv, clean_environment, install
 
 LEARN_STEPS = 150
 TURN = 10  # frames predicted, then as many calls of the bare model; as in peer_anomalib
-LOOK_EVERY_S = 0.01
 
 
 def measure(context: Context, asked: Asked) -> dict[str, Any]:
     """Both sides, by turns; rows by network and side."""
     staged = _frames(context, asked.frames)
     refused = {name: _recipe(context, name, staged) for name in asked.networks}
+    for name in asked.networks:
+        if set(refused[name]) & set(asked.precisions):
+            accept_anything(context, name, staged)
     rounds: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for number in range(asked.rounds):
         for name in asked.networks:
             for side in ("peer", *asked.precisions, "peer-default"):
-                if side in refused[name]:
-                    continue
                 load = machine.OtherLoad()
                 if side.startswith("peer"):
                     one = _peer(context, name, staged, asked, default=side == "peer-default")
@@ -185,20 +185,19 @@ def observe(
         FailedError: it ends otherwise than expected, or prints fewer than two lines.
     """
     began_s = time.monotonic()
+    lines, times, peak_kb = [], [], 0
     with tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(
+        with subprocess.Popen(
             list(command), cwd=folder, env=dict(env), stdout=subprocess.PIPE, stderr=errors, text=True
-        )
-        assert process.stdout is not None, "it was asked for"
-        lines, times, peak_kb = [], [], 0
-        for line in process.stdout:
-            times.append(time.monotonic())
-            peak_kb = max(peak_kb, resident_peak_kb(process.pid))
-            lines.append(json.loads(line))
-        code = process.wait()
+        ) as process:
+            assert process.stdout is not None, "it was asked for"
+            for line in process.stdout:
+                times.append(time.monotonic())
+                peak_kb = max(peak_kb, resident_peak_kb(process.pid))
+                lines.append(json.loads(line))
         errors.seek(0)
-        if code not in exit_codes or len(lines) < 2:
-            raise FailedError(f"{command[0]} …: exit code {code}\n{errors.read()[-3000:]}")
+        if process.returncode not in exit_codes or len(lines) < 2:
+            raise FailedError(f"{command[0]} …: exit code {process.returncode}\n{errors.read()[-3000:]}")
     return {
         "first_s": times[0] - began_s,
         "frames_per_s": (len(times) - 1) / (times[-1] - times[0]),

@@ -56,6 +56,12 @@ def section(found: Mapping[str, Any], asked: Asked) -> list[str]:
         lines += [f"**{name}**", "", *_rows(name, rounds), "", *_judged(name, rounds), ""]
     for name, refused in found["refused"].items():
         lines += [f"- {precision} may not judge by {name}: {why}" for precision, why in refused.items()]
+    if any(found["refused"].values()):
+        lines += [
+            "- here it did, for its speed: networks learned for moments say little, and their scores agree "
+            "badly; how fast they are does not depend on it",
+            "",
+        ]
     weights = " · ".join(f"{side} {mb:.0f} MB" for side, mb in sizes.items())
     lines += [
         f"Installed into site-packages: {weights} (aim for edge, without the extra `learn`: {AIM_MB} MB)"
