@@ -162,7 +162,7 @@ class TensorRtRuntime(StreamedRuntime):
             "network": network,
             "graph": hashlib.sha256(onnx).hexdigest(),  # what the network was made into, and for which shape
             "shape": "x".join(map(str, shape)),
-            "precision": self.precision,
+            "precision": self.precision if network == self._digest else "fp32",  # scaling is the same for all
             "runtime": self.name,
             "version": self._api.version,
             "device": self._api.device,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 import onnx
@@ -34,7 +34,7 @@ def _wake(module: torch.nn.Module) -> None:
                 layer.weight *= 6**0.5
 
 
-@lru_cache(maxsize=4)
+@cache  # 80 MB together
 def network(name: str) -> bytes:
     """A kind's network, with what it keeps of good frames filled in, so that it answers more than zero."""
     kind = MODELS[name]
