@@ -162,8 +162,9 @@ def sinks(settings: Settings) -> tuple[str, ...]:
 
 
 def decode_workers(cores: int) -> int:
-    """Half the cores: the engine needs the rest."""
-    return max(1, cores // 2)
+    """Half the cores, since the engine needs the rest; but two where there are two: inflating a large PNG takes
+    as long as judging it, and what waits for room costs nothing."""
+    return max(min(2, cores), cores // 2)
 
 
 def _intake(source: Source, store: Store, backlog: Backlog, metrics: Metrics, log: Any) -> SourceIntake:

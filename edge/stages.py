@@ -20,7 +20,7 @@ from edge.intake.naming import Naming, printable
 from edge.pipeline import Holes, Inspection, Inspector, PrepareJob
 from edge.types import Candidate, Frame, Identity, ImageInfo, Judgement, ModelInfo, Score
 
-MOST_PIXELS_WAITING = 64e6  # in each buffer: 256 MB of float32
+MOST_PIXELS_WAITING = 12e6  # in each buffer: 48 MB of float32, or one frame
 DECODE_TRIES = 2  # of a file on which the decoder crashed or hung
 WAIT_S = 0.2
 PUT_S = 1.0  # between two beats while the next stage has no room

@@ -8,6 +8,7 @@ however it is stopped, and the next job has a new one.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import multiprocessing.forkserver as forkserver
 import os
@@ -361,12 +362,15 @@ def _work(
     held = confine()
     if warm_up is not None:
         warm_up()
+    gc.collect()
+    gc.freeze()  # what is there now stays, so that looking for cycles after each file is quick
     connection.send_bytes(_READY + " ".join(held).encode())
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
             job = connection.recv()
             connection.send_bytes(_TAKEN)
             _do(connection, task, job)
+            gc.collect()  # decoders hold a file's bytes in cycles; left alone, a dozen large ones pile up
 
 
 def _do(connection: Connection, task: Task[Any], job: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import numpy as np
 
@@ -132,27 +134,35 @@ def summarise(
     highest, box = peak(values, peak_px, foreground)
     if not inside.size:
         highest, inside, seen = float("nan"), np.full(1, np.nan, np.float32), np.full(1, np.nan, np.float32)
-    with np.errstate(invalid="ignore"):  # a map that is not finite is judged, not warned about
-        mean = float(inside.mean())
-        statistics = {
-            "mean": mean,
-            "max": float(inside.max()),
-            "std": float(inside.std()),
-            "rmse": float(np.sqrt(mean)),
-            "sum": mean * inside.size,
-            "area": float((inside >= PROBABLE).mean()) if np.isfinite(mean) else float("nan"),
-            "peak": highest,
-            "top": top(inside, top_ratio),
-        }
+    mean, std = mean_and_std(inside)
+    if not np.isfinite(mean):  # a map that is not finite is judged, not warned about
+        highest = float("nan")
+    statistics = {
+        "mean": mean,
+        "max": float(inside.max()),
+        "std": std,
+        "rmse": math.sqrt(mean) if mean >= 0 else float("nan"),
+        "sum": mean * inside.size,
+        "area": np.count_nonzero(inside >= PROBABLE) / inside.size if np.isfinite(mean) else float("nan"),
+        "peak": highest,
+        "top": top(inside, top_ratio) if np.isfinite(mean) else float("nan"),
+    }
+    plane_mean, plane_std = mean_and_std(seen)
     return Score(
         raw=statistics[statistic],
         map=values,
         statistics=statistics,
         peak_box=box,
-        plane_mean=float(seen.mean()),
-        plane_std=float(seen.std()),
+        plane_mean=plane_mean,
+        plane_std=plane_std,
         foreground_px=values.size if foreground is None else int(np.count_nonzero(foreground)),
     )
+
+
+def mean_and_std(values: FloatImage) -> tuple[float, float]:
+    """Of all values, summed in double precision; NaN where one is not finite."""
+    mean, std = cv2.meanStdDev(values)
+    return float(mean[0, 0]), float(std[0, 0]) if np.isfinite(mean[0, 0]) else float("nan")
 
 
 def top(values: FloatImage, ratio: float) -> float:
@@ -181,7 +191,7 @@ def peak(values: FloatImage, side_px: int, foreground: Mask | None = None) -> tu
     inside = means_of(values if foreground is None else np.where(foreground, values, np.float32(0)))
     if foreground is not None:
         inside /= np.maximum(means_of(foreground.astype(np.float32)), LEAST_COVER)
-    y, x = np.unravel_index(int(inside.argmax()), inside.shape)
+    x, y = cv2.minMaxLoc(inside)[3]  # the first of equals
     return float(inside[y, x]), (int(x), int(y), w, h)
 
 

@@ -56,6 +56,8 @@ class Prepared:
 
 
 NO_AIDS = Aids()
+AS_IT_IS = PreprocessSpec()  # neither resized nor anything else
+BAND_PIXELS = 1 << 17  # 512 kB of float32
 LARGEST, NARROWEST = 1e37, 1e-37  # of a value range: what float32 can still be scaled by
 
 
@@ -82,21 +84,23 @@ def prepare(
             be scaled by), or the view has no rectification or mask.
     """
     low, high = value_range or spec.value_range or (picture.low, picture.high)
-    gray = to_gray(picture.pixels, spec.gray)
-    if not np.isfinite(gray).all():
-        raise DataError("the frame has pixels that are not finite numbers", reason="pixels_not_finite")
     if spec.window == "percentile":
+        gray = to_gray(picture.pixels, spec.gray)
+        check_finite(gray)
         a, b = np.percentile(gray, spec.percentiles)
         low, high = (a, b) if low <= high else (b, a)
     check_range(float(low), float(high))
-    plane = window(gray, float(low), float(high))
     to_frame: NDArray[np.float64] | None = None
-    if spec.rectify is not None:
+    tall, wide = (*picture.pixels.shape, 0)[:2]
+    if spec.rectify is None:
+        plane = windowed(picture.pixels, spec, float(low), float(high))
+    else:
         homography = homography_of(spec.rectify, aids.view)
+        plane = windowed(picture.pixels, AS_IT_IS.model_copy(update={"gray": spec.gray}), float(low), float(high))
         plane = rectify(plane, homography, spec.rectify.size_px)
         to_frame = edges_to_frame(homography)
-    wide, tall = plane.shape[1], plane.shape[0]
-    plane = resize(plane, spec)
+        tall, wide = plane.shape
+        plane = resize(plane, spec)
     scaled = np.diag([wide / plane.shape[1], tall / plane.shape[0], 1.0])
     if spec.fit == "pad" and spec.size_px is not None:
         plane, corner = padded(plane, spec.size_px)
@@ -165,6 +169,37 @@ def find_foreground(plane: FloatImage, spec: MaskSpec, aids: Aids) -> Mask:
     return without_specks(mask, spec.min_area_ratio)
 
 
+def windowed(pixels: NDArray[Any], spec: PreprocessSpec, low: float, high: float) -> FloatImage:
+    """(h, w) or (h, w, 3) stored values → grey, windowed and resized plane.
+
+    It goes by bands of rows that fit into the cache: a large frame is never there as float32 in full size,
+    unless its rows cannot be averaged apart from each other.
+
+    Raises:
+        DataError: "pixels_not_finite", or what `to_gray` says.
+    """
+    if pixels.ndim not in (2, 3):
+        raise DataError(f"cannot make grey of pixels of shape {pixels.shape}", reason="unsupported_format")
+    height, width = pixels.shape[:2]
+    new_width, new_height = new_size(height, width, spec)
+    rows, columns = height // new_height, width // new_width
+    apart = (rows * new_height, columns * new_width) == (height, width)  # each new row is of rows of its own
+    if not apart:
+        rows, (new_height, new_width) = 1, (height, width)
+    plane: FloatImage = np.empty((new_height, new_width), np.float32)
+    band = max(1, BAND_PIXELS // (width * rows))  # of new rows
+    for top in range(0, new_height, band):
+        stop = min(new_height, top + band)
+        gray = to_gray(pixels[top * rows : stop * rows], spec.gray)
+        if pixels.dtype.kind == "f":
+            check_finite(gray)
+        gray = window(gray, low, high)
+        if gray.shape != (stop - top, new_width):
+            gray = cv2.resize(gray, (new_width, stop - top), interpolation=cv2.INTER_AREA)  # type: ignore[assignment]  # float32
+        plane[top:stop] = gray
+    return plane if apart else resize(plane, spec)
+
+
 def to_gray(pixels: NDArray[Any], rule: str) -> FloatImage:
     """(h, w) or (h, w, 3) RGB stored values → (h, w) float32 stored values by the declared rule."""
     if pixels.ndim == 2:
@@ -173,6 +208,12 @@ def to_gray(pixels: NDArray[Any], rule: str) -> FloatImage:
         raise DataError(f"cannot make grey of pixels of shape {pixels.shape}", reason="unsupported_format")
     weights = np.asarray(GRAY_WEIGHTS[rule], np.float32)
     return cv2.transform(pixels.astype(np.float32), weights[None, :])  # type: ignore[return-value]  # one channel
+
+
+def check_finite(gray: FloatImage) -> None:
+    """Raises DataError "pixels_not_finite" where a pixel is NaN or infinite."""
+    if not np.isfinite(gray).all():
+        raise DataError("the frame has pixels that are not finite numbers", reason="pixels_not_finite")
 
 
 def check_range(low: float, high: float) -> None:
@@ -200,19 +241,24 @@ def window(gray: FloatImage, low: float, high: float) -> FloatImage:
 def resize(plane: FloatImage, spec: PreprocessSpec) -> FloatImage:
     """To the spec's size or scale: area averaging down, linear up. To be padded: as large as fits into it."""
     height, width = plane.shape
-    if spec.size_px is not None:
-        new_width, new_height = spec.size_px
-        if spec.fit == "pad":
-            factor = min(new_width / width, new_height / height)
-            new_width, new_height = max(1, round(width * factor)), max(1, round(height * factor))
-    else:
-        new_width, new_height = max(1, round(width * spec.scale)), max(1, round(height * spec.scale))
+    new_width, new_height = new_size(height, width, spec)
     if (new_width, new_height) == (width, height):
         return plane
     shrinks = new_width * new_height < width * height
     return cv2.resize(  # type: ignore[return-value]  # float32 in, float32 out
         plane, (new_width, new_height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     )
+
+
+def new_size(height: int, width: int, spec: PreprocessSpec) -> tuple[int, int]:
+    """(width, height) that frames of a size are brought to, before any padding."""
+    if spec.size_px is None:
+        return max(1, round(width * spec.scale)), max(1, round(height * spec.scale))
+    new_width, new_height = spec.size_px
+    if spec.fit == "pad":
+        factor = min(new_width / width, new_height / height)
+        return max(1, round(width * factor)), max(1, round(height * factor))
+    return new_width, new_height
 
 
 def padded(plane: FloatImage, size_px: tuple[int, int]) -> tuple[FloatImage, tuple[int, int]]:
