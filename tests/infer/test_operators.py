@@ -10,17 +10,23 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from edge.errors import UnavailableError
 from edge.infer import trt_operators as published
 from edge.infer.onnx_graphs import scaling_network, symmetric_int8, to_half, with_shape
 from edge.learn.models import MODELS
+from edge.learn.quantise import RECIPES, quantise
+from edge.types import FloatImage
 from tests.infer.networks import BY_NAME, explainer, network, tiles_of
-from tests.infer.test_onnx_graphs import quantised
+from tests.infer.test_onnx_graphs import answers, quantised
 
 TYPES = {
     TensorProto.FLOAT: "FP32", TensorProto.FLOAT16: "FP16", TensorProto.BFLOAT16: "BF16",
     TensorProto.INT64: "INT64", TensorProto.INT32: "INT32", TensorProto.INT8: "INT8",
     TensorProto.UINT8: "UINT8", TensorProto.BOOL: "BOOL",
 }  # fmt: skip
+
+
+NOT_QUANTISED = ("features-memory", "fusion")  # NNCF gives up on them
 
 
 def faults(model: bytes) -> Iterator[str]:
@@ -90,6 +96,27 @@ def test_so_is_explicit_quantisation_once_it_is_symmetric() -> None:
     model = quantised(100, True, np.random.default_rng(0))
     assert "DequantizeLinear of UINT8" in set(faults(model))
     assert list(faults(symmetric_int8(model))) == []
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_so_is_what_nncf_writes_and_it_stays_near_to_fp32(name: str) -> None:
+    model = network(name)
+    tiles = tiles_of(model, 3)
+    try:
+        quantised_by_nncf = quantise(model, [tiles[i : i + 1] for i in range(3)], RECIPES[0])
+    except UnavailableError:
+        assert name in NOT_QUANTISED  # fp32 or half judge
+        return
+    changed = symmetric_int8(quantised_by_nncf)
+    assert list(faults(with_shape(changed, 4, *tiles.shape[2:]))) == []
+    fp32, nncf, ours = (answers(m, tiles[:1]) for m in (model, quantised_by_nncf, changed))
+    assert ours.shape == fp32.shape
+    # where levels were unsigned there are half as many
+    assert rms(ours - fp32) <= 2.2 * rms(nncf - fp32) + 1e-4
+
+
+def rms(difference: FloatImage) -> float:
+    return float(np.sqrt(np.square(difference).mean()))
 
 
 def test_the_list_refuses_what_it_should() -> None:
