@@ -266,6 +266,7 @@ def native_api(note: Note = no_note) -> TrtApi:
         UnavailableError: it is not installed, too old or too new, or there is no GPU that works.
     """
     try:
+        import onnx  # noqa: F401  # of the extra, too: graphs are rewritten with it
         import tensorrt as trt
     except ImportError as error:
         raise UnavailableError(f"TensorRT cannot be used: {error}", hint=INSTALL, retryable=False) from None

@@ -422,8 +422,11 @@ def test_answers_that_are_no_numbers_are_noticed(bundle: Bundle) -> None:
         opened(bundle, Broken())
 
 
-def test_without_tensorrt_it_says_so_and_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "tensorrt", None)
+@pytest.mark.parametrize("missing", ["tensorrt", "onnx"])
+def test_without_its_packages_it_says_so_and_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(UnavailableError) as raised:
         native_api()
     assert raised.value.exit_code == 69
