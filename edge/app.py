@@ -162,8 +162,10 @@ def sinks(settings: Settings) -> tuple[str, ...]:
 
 
 def decode_workers(cores: int) -> int:
-    """Half the cores, since the engine needs the rest; but two where there are two: inflating a large PNG takes
-    as long as judging it, and what waits for room costs nothing."""
+    """Half the cores, since the engine needs the rest; but two where there are two.
+
+    Inflating a large PNG takes as long as judging it, and what waits for room costs nothing.
+    """
     return max(min(2, cores), cores // 2)
 
 

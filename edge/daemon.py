@@ -44,6 +44,7 @@ from edge.wallclock import WallClock
 
 EXIT_OK = 0
 EXIT_INTERNAL = 70
+BUILD_BEAT_USEC = 120_000_000  # from one sign of life of an engine's build to the next, at most
 RECOVERING = "EXTEND_TIMEOUT_USEC=3600000000\nSTATUS=recovering what can be read of a damaged database"
 MOST_FAULT_CHARS = 4000
 LOOK_S = 0.5
@@ -95,7 +96,7 @@ class Daemon:
                 self._log.warning("daemon.suspects", files=self._journal.suspects, faulted=faulted)
             store.restart_part_clocks(time.time())
             self._catch_signals()
-            inspectors = open_recipes(self._settings, self._note_engine)
+            inspectors = open_recipes(self._settings, self._note_engine, self._engine_builds)
             with Pulse(self._health, self._environ, self._hung):
                 self._run_lines(self._started(self._settings, inspectors, store), store)
         finally:
@@ -194,10 +195,15 @@ class Daemon:
             settings = load(self._settings.file)
             check_reloadable(self._settings, settings)
             check_sources(settings)
-            return settings, open_recipes(settings, self._note_engine)
+            return settings, open_recipes(settings, self._note_engine, self._engine_builds)
         except EdgeError as error:
             self._refuse(error)
             return None
+
+    def _engine_builds(self, sentence: str) -> None:
+        """A GPU's engine may take minutes, the first time: whoever waits is told, and systemd waits on."""
+        sd_notify(f"EXTEND_TIMEOUT_USEC={BUILD_BEAT_USEC}\nSTATUS={sentence}", self._environ)
+        self._log.info("engine.builds", progress=sentence)
 
     def _note_engine(self, sentence: str) -> None:
         self._log.warning("engine.note", note=sentence)

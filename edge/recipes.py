@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edge.config import Recipe, Settings
-from edge.errors import BundleError, CannotWriteError, ConfigError, UsageError
+from edge.errors import BundleError, CannotWriteError, ConfigError, UnavailableError, UsageError
 from edge.infer.bundle import MANIFEST, Bundle, load_bundle
 from edge.infer.cache import Note, no_note
-from edge.infer.compile import open_runtime
+from edge.infer.compile import GPU_RUNTIMES, open_runtime
 from edge.infer.precisions import FILE as PRECISIONS
 from edge.infer.precisions import Precisions, load_precisions, tolerant
 from edge.infer.runtime import Runtime
@@ -27,10 +27,19 @@ if TYPE_CHECKING:
 COMPILED = "compiled"  # below paths.state
 
 
-def open_recipe(settings: Settings, name: str, *, calibrated: bool = True, note: Note = no_note) -> Inspector:
+def open_recipe(
+    settings: Settings,
+    name: str,
+    *,
+    calibrated: bool = True,
+    note: Note = no_note,
+    progress: Note = no_note,
+) -> Inspector:
     """Load, compile and prove a recipe's engine, and bind its calibration.
 
-    `note` is told what was wrong with compiled engines that were kept, and did not matter.
+    `note` is told what was wrong with compiled engines that were kept, and did not matter; `progress` hears
+    from a build that takes minutes. A device that cannot be had is a lost engine: with
+    `on_engine_loss = "cpu"` the CPU judges, and the inspector says why.
 
     Raises:
         ConfigError: no such recipe, it expects views that are not calibrated, or no trusted key can be read.
@@ -54,15 +63,23 @@ def open_recipe(settings: Settings, name: str, *, calibrated: bool = True, note:
     check_state(settings)
     precisions = precisions_of(settings, name, bundle, calibration, note)
     bundle = tolerant(bundle, precisions)
-    runtime = open_runtime(
-        bundle,
-        device=settings.runtime.device,
-        precision=settings.runtime.precision,
-        precisions=precisions,
-        threads=settings.runtime.threads,
-        cache=settings.paths.state / COMPILED,
-        note=note,
-    )
+    how: dict[str, Any] = {
+        "precisions": precisions,
+        "threads": settings.runtime.threads,
+        "cache": settings.paths.state / COMPILED,
+        "note": note,
+        "progress": progress,
+    }
+    wanted = settings.runtime
+    try:
+        runtime = open_runtime(bundle, device=wanted.device, precision=wanted.precision, **how)
+    except (UnavailableError, BundleError) as error:
+        if wanted.device not in GPU_RUNTIMES or wanted.on_engine_loss != "cpu":
+            raise
+        note(f"recipe {name}: {wanted.device} cannot be had, the CPU judges: {error.message}")
+        inspector = Inspector(bundle, open_runtime(bundle, device="cpu", **how), calibration)
+        inspector.replaced_because = f"{wanted.device} cannot be had: {error.message}"
+        return inspector
     return Inspector(bundle, runtime, calibration)
 
 
@@ -221,7 +238,7 @@ def value_range_of(settings: Settings, recipe: str) -> tuple[float, float] | Non
     return ranges.pop() if ranges else None
 
 
-def open_recipes(settings: Settings, note: Note = no_note) -> dict[str, Inspector]:
+def open_recipes(settings: Settings, note: Note = no_note, progress: Note = no_note) -> dict[str, Inspector]:
     """All recipes that sources use, each opened once."""
     names = {source.recipe for source in settings.source}
-    return {name: open_recipe(settings, name, note=note) for name in names}
+    return {name: open_recipe(settings, name, note=note, progress=progress) for name in names}

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from bench import networks, origin_way, peer, peer_page, roofline
-from bench.alone import quiet, spread
+from bench.alone import quiet, shipped, spread
 from bench.context import FailedError
+from edge.infer.precisions import Agreement
 
 TELLS = """import json, time
 for k in range({lines}):
@@ -82,6 +83,13 @@ def test_rounds_that_others_disturbed_are_left_out_unless_all_were() -> None:
     still, loud = {"other_cores": 0.1}, {"other_cores": 0.9}
     assert quiet([loud, still]) == [still]
     assert quiet([loud, loud]) == [loud, loud]
+
+
+def test_only_what_the_shipped_limits_let_in_is_said_to_be_let_in() -> None:
+    good = Agreement(accepted=True, why="", frames=100, spearman=0.9995, flips=0, auroc_change=0.001)
+    assert shipped(good)
+    for change in ({"spearman": 0.998}, {"spearman": None}, {"flips": 1}, {"auroc_change": 0.003}):
+        assert not shipped(good.model_copy(update=change)), change
 
 
 def test_spread_is_median_and_both_ends() -> None:

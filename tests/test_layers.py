@@ -14,8 +14,8 @@ STAGES = ("intake", "decode", "preprocess", "judge", "record", "publish", "obser
 # infer reads the preprocessing that a bundle carries
 ALLOWED_BESIDES = {"infer": {"edge.preprocess"}}
 HEAVY = {
-    "torch": {"learn", "infer/torch_cuda.py"},
-    "tensorrt": {"infer/tensorrt.py", "infer/compile.py"},
+    "torch": {"learn", "infer/torch_cuda.py", "infer/onnx_torch.py"},
+    "tensorrt": {"infer/tensorrt.py", "infer/tensorrt_native.py"},
     "openvino": {"infer/openvino.py", "learn"},
     "paho": {"publish", "simulate", "demo.py"},
 }

@@ -28,7 +28,7 @@ Note = Callable[[str], None]
 
 FORMAT = "edge/compiled/1"
 SUFFIX = ".compiled"
-KEPT = 16  # networks of this version and device; the longest unused go first
+KEPT = 64  # networks of this version and device, a few a recipe; the longest unused go first
 LONGEST_LINE = 1 << 16
 LEFTOVER_S = 3600.0  # a temporary file this old has no writer any more
 

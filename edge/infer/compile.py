@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,13 +16,15 @@ from edge.infer.bundle import MASK_GOLDEN, MASK_MODEL, MODEL, Bundle, read_pair
 from edge.infer.cache import CompiledCache, Note, no_note
 from edge.infer.precisions import INT8_MODEL, Precisions, tolerant
 from edge.infer.runtime import Runtime
-from edge.preprocess.tiles import Tiling
+from edge.preprocess import Tiling
 from edge.types import FloatImage, TileArray
 
 if TYPE_CHECKING:
     from edge.infer.openvino import OpenVinoRuntime, Plan
 
 CPU_RUNTIME = "openvino"  # what device = "cpu" gives
+GPU_RUNTIMES = {"tensorrt": "tensorrt", "torch-cuda": "torch"}  # device → package; the better one first
+GPU_DEVICE = Path("/dev/nvidiactl")  # there where NVIDIA's driver is loaded
 MEASURE_S = 0.4  # of each precision and plan, when the fastest is looked for
 WORTH = 1.03  # by so much another must be faster than the simpler one to be taken
 
@@ -35,31 +38,101 @@ def open_runtime(
     threads: int = 0,
     cache: Path | None = None,
     note: Note = no_note,
+    progress: Note = no_note,
 ) -> Runtime:
     """Compile a bundle's network and prove it against the golden pair.
 
     `precisions` says which precisions beside fp32 may judge: "auto" takes the fastest, measured once a
     machine. It also says what size planes have, for which the network is compiled now: no frame waits.
     `cache` is a folder of networks compiled before; `note` is told what could not be used or kept there, and
-    which precision was taken.
+    which precision was taken; `progress` hears now and then from a build that takes minutes.
 
     Raises:
         UnavailableError: the device or precision cannot be had on this machine.
         BundleError: the network cannot be compiled, or does not give the golden answers.
     """
-    if device in ("tensorrt", "torch-cuda"):
-        raise UnavailableError(
-            f"runtime.device = {device!r}: this version of edge has no such runtime yet",
-            hint='set device = "cpu" or "auto" under [runtime]',
-            retryable=False,
-        )
     kept = None if cache is None else CompiledCache(cache, note)
-    runtime = _OnCpu(bundle, precisions, threads, kept, note).open(precision)
+    on_cpu = _OnCpu(bundle, precisions, threads, kept, note)
+    if device in GPU_RUNTIMES:
+        runtime = _on_gpu(device, bundle, precision, precisions, kept, note, progress)
+    elif device == "auto" and GPU_DEVICE.exists():
+        runtime = _on_any(bundle, precision, precisions, kept, note, progress) or on_cpu.open(precision)
+    else:
+        runtime = on_cpu.open(precision)
     mask = bundle.manifest.preprocess.mask
     if mask is not None and mask.method == "unet":
         network = open_mask_network(bundle.read(MASK_MODEL), bundle.folder)
         prove_pair(bundle, network, read_pair(bundle.folder / MASK_GOLDEN, bundle.read(MASK_GOLDEN)))
     return runtime
+
+
+def window_of(bundle: Bundle, precisions: Precisions | None) -> tuple[int, int]:
+    """(height, width) of the tiles that most frames will be cut into."""
+    tiles = bundle.manifest.preprocess.tiles
+    if precisions is None or precisions.plane_px is None:
+        return tiles.size_px, tiles.size_px
+    return Tiling(*precisions.plane_px, tiles).window
+
+
+def _on_any(
+    bundle: Bundle,
+    precision: str,
+    precisions: Precisions | None,
+    cache: CompiledCache | None,
+    note: Note,
+    progress: Note,
+) -> Runtime | None:
+    """The best of what this machine's GPU can be used by; None, and a note, where nothing can use it."""
+    for device, package in GPU_RUNTIMES.items():
+        if find_spec(package) is None:
+            continue
+        try:
+            return _on_gpu(device, bundle, precision, precisions, cache, note, progress)
+        except UnavailableError as error:
+            note(f"{device} is not used: {error.message}")
+    note("there is an NVIDIA GPU, and nothing that can use it: the CPU judges (see `edge doctor --gpu`)")
+    return None
+
+
+def _on_gpu(
+    device: str,
+    bundle: Bundle,
+    precision: str,
+    precisions: Precisions | None,
+    cache: CompiledCache | None,
+    note: Note,
+    progress: Note,
+) -> Runtime:
+    """Proved. What was built before and fails the golden pair is built again."""
+    windows = [window_of(bundle, precisions)]
+    held = tolerant(bundle, precisions)
+    if device == "torch-cuda":
+        try:
+            from edge.infer.torch_cuda import open_on_torch_cuda
+        except ImportError as error:
+            raise UnavailableError(
+                f"torch-cuda cannot be had: {error}", hint='pip install "edge-inspect[cuda]"', retryable=False
+            ) from None
+        runtime: Runtime = open_on_torch_cuda(held, precision=precision, note=note, windows_px=windows)
+        prove(held, runtime)
+        return runtime
+    from edge.infer.tensorrt import open_on_tensorrt
+
+    int8 = None
+    if precisions is not None and "int8" in precisions.accepted:
+        int8 = precisions.read_int8(bundle.folder)
+        precision = "int8" if precision == "auto" else precision
+    engine = open_on_tensorrt(
+        held, precision=precision, cache=cache, note=note, progress=progress, int8=int8, windows_px=windows
+    )
+    try:
+        prove(held, engine)
+    except BundleError as error:
+        if not engine.from_cache:
+            raise
+        engine.distrust(error.message)
+        prove(held, engine)
+    return engine
 
 
 class _OnCpu:
@@ -75,11 +148,7 @@ class _OnCpu:
     ) -> None:
         self._bundle, self._precisions = tolerant(bundle, precisions), precisions
         self._cache, self._note = cache, note
-        self._threads = threads
-        tiles = bundle.manifest.preprocess.tiles
-        self._window = (tiles.size_px, tiles.size_px)
-        if precisions is not None and precisions.plane_px is not None:
-            self._window = Tiling(*precisions.plane_px, tiles).window
+        self._threads, self._window = threads, window_of(bundle, precisions)
 
     def open(self, precision: str) -> Runtime:
         from edge.infer.openvino import Plan

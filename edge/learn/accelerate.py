@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -69,19 +70,19 @@ def accelerate(
     """
     fp32 = open_runtime(bundle, precision="fp32")
     plants = bundle.manifest.training.get("truth", "none") == "none"
-    held = sum(1 for _ in source.frames(bundle, MOST_FRAMES))
-    sizes: set[tuple[int, int]] = set()
+    shapes = [frame.plane.shape for frame in source.frames(bundle, MOST_FRAMES)]
+    held, sizes = len(shapes), {(shape[0], shape[1]) for shape in shapes}
     now = "fp32"
 
     def counted() -> Iterator[Frame]:
         for done, frame in enumerate(source.frames(bundle, MOST_FRAMES)):
-            sizes.add((frame.plane.shape[0], frame.plane.shape[1]))
             listen(Event("precision", f"{now}, frame {done + 1} of {held}", done / held))
             yield frame
 
     reference = Reference(
-        Inspector(bundle, fp32, calibration), counted, count=held, plants=plants, seed=seed, limits=limits
-    )
+        Inspector(bundle, fp32, calibration), counted, count=held,
+        pixels=max((math.prod(size) for size in sizes), default=0), plants=plants, seed=seed, limits=limits,
+    )  # fmt: skip
 
     def agreement_of(name: str, runtime: Runtime) -> Agreement:
         nonlocal now

@@ -18,7 +18,8 @@ from edge.pipeline import Inspector, Planes, planes_of
 from edge.planted import plant, with_defect
 from edge.types import Frame, Score
 
-PLANTED = 200  # defects, over all frames
+MOST_PLANTED, LEAST_PLANTED = 200, 40  # defects, over all frames: …
+PLANTED_PIXELS = 120e6  # … each costs a whole plane
 LEAST_FRAMES = 5  # a rank correlation of fewer says nothing
 MOST_GOLDEN = 0.5  # of the golden answers: a network that differs by more somewhere was broken on the way
 
@@ -35,7 +36,8 @@ class _Seen:
 class Reference:
     """What fp32 says of calibration frames: other runtimes are held to it.
 
-    `frames` gives them anew each time it is called; one is in memory at a time. With `plants` each is also
+    `frames` gives the `count` of them anew each time it is called; one is in memory at a time, with so many
+    `pixels`. With `plants` each is also
     scored with planted defects, one at a time: the recipe learned from good frames only.
     """
 
@@ -45,12 +47,14 @@ class Reference:
         frames: Callable[[], Iterable[Frame]],
         *,
         count: int,
+        pixels: int,
         plants: bool,
         seed: int,
         limits: AgreementLimits = AgreementLimits(),
     ) -> None:
         self._inspector, self._frames, self._limits, self._seed = inspector, frames, limits, seed
-        self._plants_each = math.ceil(PLANTED / max(1, count)) if plants else 0
+        planted = min(MOST_PLANTED, max(LEAST_PLANTED, PLANTED_PIXELS // max(1, pixels)))
+        self._plants_each = math.ceil(planted / max(1, count)) if plants else 0
         self._ours = self._said_by(inspector.runtime)
 
     def agreement_of(self, runtime: Runtime) -> Agreement:

@@ -607,18 +607,14 @@ def measure(
     bundle: Bundle, precision: str, cache: Path, precisions: Precisions | None = None
 ) -> dict[str, Any]:
     """Difference to the golden answers and megapixels/s of one precision, or why it cannot run here."""
-    from edge.infer.compile import open_runtime, pixels_per_s, prove
+    from edge.infer.compile import open_runtime, pixels_per_s, prove, window_of
     from edge.infer.precisions import tolerant
-    from edge.preprocess import Tiling
 
     try:
         runtime = open_runtime(bundle, precision=precision, precisions=precisions, cache=cache)
     except EdgeError as error:
         return {"precision": precision, "error": error.message}
-    tiles = bundle.manifest.preprocess.tiles
-    window = (tiles.size_px, tiles.size_px)
-    if precisions is not None and precisions.plane_px is not None:
-        window = Tiling(*precisions.plane_px, tiles).window
+    window = window_of(bundle, precisions)
     rate = pixels_per_s(runtime, window, MEASURE_S)
     held = tolerant(bundle, precisions)
     return {

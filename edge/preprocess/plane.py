@@ -96,7 +96,9 @@ def prepare(
         plane = windowed(picture.pixels, spec, float(low), float(high))
     else:
         homography = homography_of(spec.rectify, aids.view)
-        plane = windowed(picture.pixels, AS_IT_IS.model_copy(update={"gray": spec.gray}), float(low), float(high))
+        plane = windowed(
+            picture.pixels, AS_IT_IS.model_copy(update={"gray": spec.gray}), float(low), float(high)
+        )
         plane = rectify(plane, homography, spec.rectify.size_px)
         to_frame = edges_to_frame(homography)
         tall, wide = plane.shape

@@ -20,7 +20,8 @@ FOLD = 2  # pixels a side that become channels, unless the config says otherwise
 
 @dataclass(frozen=True, slots=True)
 class AnomalyUNetConfig:
-    """`fold` pixels a side, an even number, become channels; `channels` are those at 1/fold, 1/(2 fold), … of the size."""
+    """`fold` pixels a side (an even number) become channels; `channels` are at 1/fold, 1/(2 fold), … of the
+    size."""
 
     fold: int = FOLD
     channels: tuple[int, ...] = (16, 32, 64, 96, 128)
