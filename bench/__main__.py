@@ -33,6 +33,8 @@ ORDER = (
     "weld_fragments",
     "burst",
     "throughput",
+    "large",
+    "decoders",
     "install",
     "bitdepth",
 )

@@ -1,5 +1,5 @@
-"""Large 16-bit frames made from small real ones: what a 12-megapixel scanner would see, as far as grey values,
-texture and noise go. Mirrored copies side by side have no seams; every frame has its own crop, flips, gain
+"""Large 16-bit frames made from small real ones: what a 12-megapixel scanner would see, as far as grey
+values, texture and noise go. Mirrored copies side by side have no seams; every frame has its own crop, flips, gain
 and noise.
 """
 

@@ -71,6 +71,12 @@ class Pose:
     length_px: float = LINE_PX  # of a line
 
 
+def random_defect(rng: np.random.Generator) -> Wanted:
+    """Of any shape, size and contrast that test defects have."""
+    shape = SHAPES[int(rng.integers(len(SHAPES)))]
+    return Wanted(shape, float(rng.choice(SIZES_PX[shape])), float(rng.choice(CONTRASTS)))
+
+
 def plant(
     plane: FloatImage, wanted: Wanted, rng: np.random.Generator, foreground: Mask | None = None
 ) -> Planted | None:

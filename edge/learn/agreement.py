@@ -7,15 +7,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edge.infer.compile import golden_difference
 from edge.infer.precisions import Agreement, AgreementLimits
 from edge.infer.runtime import Runtime
 from edge.judge.judgement import judge
 from edge.judge.ranking import curve
-from edge.learn.quantise import random_defect
 from edge.pipeline import Inspector, Planes, planes_of
-from edge.planted import plant, with_defect
+from edge.planted import plant, random_defect, with_defect
 from edge.types import Frame, Score
 
 MOST_PLANTED, LEAST_PLANTED = 200, 40  # defects, over all frames: …
@@ -123,12 +123,15 @@ def _evaluation(inspector: Inspector, frame: Frame, score: Score) -> str:
 
 
 def spearman(one: Sequence[float], other: Sequence[float]) -> float | None:
-    """Rank correlation; None where one of them has no spread or is not finite."""
-    from scipy.stats import spearmanr
-
+    """Spearman's rank correlation, equals sharing ranks; None where one has no spread or is not finite."""
     if len(one) < 2 or not np.isfinite([*one, *other]).all() or np.ptp(one) == 0 or np.ptp(other) == 0:
         return None
-    return float(spearmanr(one, other).statistic)
+    return float(np.corrcoef(_ranks(one), _ranks(other))[0, 1])
+
+
+def _ranks(values: Sequence[float]) -> NDArray[np.float64]:
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
 
 
 def _auroc(seen: _Seen) -> float:

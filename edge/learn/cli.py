@@ -440,6 +440,7 @@ def calibrate(
     from edge.dataset import samples
     from edge.decode import Limits
     from edge.infer.compile import open_runtime
+    from edge.infer.precisions import FILE as PRECISIONS
     from edge.learn.progress import Event, console
     from edge.recipes import COMPILED, check_state, find_recipe, load_engine, value_range_of
 
@@ -517,6 +518,12 @@ def calibrate(
             listen(Event("calibrate", sentence))
         for sentence in result.shortfalls():
             listen(Event("calibrate", f"WARNING {sentence}"))
+        if (bundle.folder / PRECISIONS).exists():  # verdicts were compared by the thresholds before
+            from edge.learn.accelerate import Source, accelerate
+
+            given = dataset.good() if truth == "none" else dataset.labelled()
+            source = Source(list(given), how["limits"], stored)
+            accelerate(bundle, result.calibration, source, listen=listen)
     _answer(_calibration_facts(result), as_json)
 
 

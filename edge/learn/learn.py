@@ -162,10 +162,11 @@ def _learn(request: LearnRequest, renewal: Renewal, store: PlaneStore, listen: L
         calibrated = guess(request, uses["train"], bundle, runtime, renewal, listen)
     else:
         calibrated = calibrate_for(request, kind, uses["calibration"], real, bundle, runtime, renewal, listen)
+    precisions = None
     if calibrated is not None and request.fewer_bits:
         held = uses["calibration"] or [*uses["train"], *uses["validation"]]
         source = Source(list({s.sample.path: s.sample for s in held}.values()), request.limits)
-        accelerate(bundle, calibrated.calibration, source, seed=request.seed, listen=listen)
+        precisions = accelerate(bundle, calibrated.calibration, source, seed=request.seed, listen=listen)
     write_report(
         renewal.new_engine / "report.html",
         bundle=bundle,
@@ -175,6 +176,7 @@ def _learn(request: LearnRequest, renewal: Renewal, store: PlaneStore, listen: L
         curve=progress.curve,
         agreement=agreement,
         left_out=left_out(request, ready.unreadable),
+        precisions=precisions,
         detectability=_detectability(request, kind, calibrated, bundle, runtime, renewal, listen),
     )
     renewal.swap()

@@ -15,14 +15,17 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx
 
 from edge.errors import UnavailableError
-from edge.planted import CONTRASTS, SHAPES, SIZES_PX, Wanted, plant, with_defect
+from edge.planted import plant, random_defect, with_defect
 from edge.preprocess import TileSpec, Tiling
 from edge.types import FloatImage, Frame
+
+if TYPE_CHECKING:
+    import onnx
 
 WINDOWS = 64  # that ranges are measured on
 WHOLE_PX = 352  # side of windows of networks that see whole frames
@@ -71,28 +74,23 @@ def windows_of(frames: Sequence[Frame], tiles: TileSpec, seed: int, most: int = 
     return windows
 
 
-def random_defect(rng: np.random.Generator) -> Wanted:
-    """Of any shape, size and contrast that test defects have."""
-    shape = SHAPES[int(rng.integers(len(SHAPES)))]
-    return Wanted(shape, float(rng.choice(SIZES_PX[shape])), float(rng.choice(CONTRASTS)))
-
-
 def quantise(model: bytes, windows: Sequence[FloatImage], recipe: Recipe) -> bytes:
     """The network, as ONNX bytes, with quantisation in its graph.
 
     Raises:
         UnavailableError: NNCF is not installed, or cannot quantise this network.
     """
-    network = onnx.load_from_string(model)
-    name = network.graph.input[0].name
-    _at_any_size(network)
     with _quiet():
         try:
             import nncf
+            import onnx
         except ImportError:
             raise UnavailableError(
                 "int8 needs NNCF, which is not installed", hint='pip install "edge-inspect[learn]"'
             ) from None
+        network = onnx.load_from_string(model)
+        name = network.graph.input[0].name
+        _at_any_size(network)
         nncf.set_log_level(logging.ERROR)
         ignored = nncf.IgnoredScope(
             types=list(KEPT_FLOAT), names=_ends(network) if recipe.keep_ends else [], validate=False

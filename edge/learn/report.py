@@ -16,6 +16,7 @@ from edge.decode import Limits
 from edge.detectability import Detectability
 from edge.explain import fired, open_explainer
 from edge.infer.bundle import Bundle
+from edge.infer.precisions import Precisions
 from edge.infer.runtime import Runtime
 from edge.judge.thresholds import frames_needed
 from edge.neighbours import open_neighbours
@@ -53,6 +54,7 @@ def write_report(
     agreement: Mapping[str, float | str],
     left_out: Sequence[str],
     detectability: Detectability | None = None,
+    precisions: Precisions | None = None,
 ) -> Path:
     """Render the report and write it as one self-contained file."""
     text = render(
@@ -69,6 +71,7 @@ def write_report(
         weakest=_weakest(bundle, calibrated, runtime, limits) if calibrated else [],
         curve=loss_curve(curve, bundle.manifest.training["best_step"]),
         agreement=agreement,
+        precisions=precisions.agreements if precisions else {},
         detectability=detectability and detectability_view(detectability),
         left_out=left_out,
         environment=environment_of_this_machine(),
