@@ -1,6 +1,6 @@
 """The daemon against the origin's way of working: PyTorch fp32, tile by tile, one thing after the other.
 
-`python -m bench.origin_way [--frames N] [--rounds R] [--precision P] [--out FILE]` prints a section.
+`python -m bench.origin_way [--frames N] [--rounds R] [--precisions P…] [--out FILE]` prints a section.
 
 The origin read a photograph, reduced and equalised it, cut 320×320 tiles, sent each through the autoencoder,
 stitched their centres and took the root of the mean square: in one loop. Here the same weights go through
@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench import machine
-from bench.alone import QUIET_CORES, accelerated, accept_anything, circumstances, fibre_planes, quiet, spread
+from bench.alone import QUIET_CORES, accelerated, circumstances, fibre_planes, quiet, spread
 from bench.burst import drop
 from bench.context import Context, FailedError, environment, wait
 from bench.section import table
@@ -45,11 +45,6 @@ TOP_RATIO, SMOOTH_PX = 0.003, 4.0  # the score of the anomaly-unet
 LEARN_STEPS = 100
 CALIBRATED_ON = 20  # frames: the least that promise 5 % false rejects, and one
 ORIGIN_FRAMES = 8  # of those that the daemon inspects: seconds each
-LIFTED_MEANS = (
-    "- *int8 let in*: the same with these limits lifted. Networks learned for moments say little, and their "
-    "scores agree badly; how fast they are does not depend on it."
-)
-LIFTED = ", int8 let in"
 STAGES = ("decode", "preprocess", "network", "score")
 
 
@@ -137,36 +132,23 @@ class Asked:
 
     frames: int  # of the daemon's backlog
     rounds: int
-    precision: str
+    precisions: tuple[str, ...]  # of the daemon
     networks: tuple[str, ...] = NETWORKS
 
 
 def measure(context: Context, asked: Asked) -> dict[str, list[dict[str, Any]]]:
-    """Frames, recipes, then both ways by turns; where int8 may not judge, once more with it let in."""
+    """Frames, recipes, then both ways by turns."""
     staged = _frames(context, asked.frames)
     refused = {name: _recipe(context, name, staged) for name in asked.networks}
-    found = {name: [_round(context, name, staged, asked, refused[name])] for name in asked.networks}
-    for _ in range(asked.rounds - 1):
-        for name, done in found.items():
-            done.append(_round(context, name, staged, asked, refused[name]))
-    lifted = [name for name in asked.networks if "int8" in refused[name] and asked.precision == "auto"]
-    for name in lifted:
-        accept_anything(context, name, context.folder / "good")
-        found[f"{name}{LIFTED}"] = []
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in asked.networks}
     for _ in range(asked.rounds):
-        for name in lifted:
-            found[f"{name}{LIFTED}"].append(_round(context, name, staged, asked, {}))
+        for name, done in found.items():
+            load, files = machine.OtherLoad(), sorted(staged.iterdir())[: ORIGIN_FRAMES + 1]
+            one = {"origin": _child(context, name, files), "refused": refused[name]}
+            one |= {p: _daemon(context, name, staged, asked.frames, p) for p in asked.precisions}
+            done.append(one | {"other_cores": load.cores()})
+            context.say(f"{name}: {[round(v['frames_per_s'], 2) for v in one.values() if 'scores' in v]}")
     return found
-
-
-def _round(
-    context: Context, name: str, staged: Path, asked: Asked, refused: Mapping[str, str]
-) -> dict[str, Any]:
-    """The origin's loop, then the daemon."""
-    files, load = sorted(staged.iterdir())[: ORIGIN_FRAMES + 1], machine.OtherLoad()
-    origin, daemon = _child(context, name, files), _daemon(context, name, staged, asked)
-    context.say(f"{name}: {origin['frames_per_s']:.2f} and {daemon['frames_per_s']:.2f} frames/s")
-    return {"origin": origin, "daemon": daemon, "refused": refused, "other_cores": load.cores()}
 
 
 def _frames(context: Context, count: int) -> Path:
@@ -180,8 +162,8 @@ def _frames(context: Context, count: int) -> Path:
 
 
 def _recipe(context: Context, name: str, staged: Path) -> dict[str, str]:
-    """Learned for moments on the origin's planes, calibrated and quantised by the shipped commands; gives
-    why precisions beside fp32 may not judge."""
+    """Learned for moments on the origin's planes, calibrated and quantised; gives why precisions
+    beside fp32 would not be let in."""
     import torch
 
     from bench import networks
@@ -231,7 +213,7 @@ def _child(context: Context, name: str, files: Sequence[Path]) -> dict[str, Any]
     return found
 
 
-def _daemon(context: Context, name: str, staged: Path, asked: Asked) -> dict[str, Any]:
+def _daemon(context: Context, name: str, staged: Path, frames: int, precision: str) -> dict[str, Any]:
     """A backlog through `edge run`, as shipped but for the precision that was asked for."""
     from bench.throughput import Memory, rates
 
@@ -240,24 +222,21 @@ def _daemon(context: Context, name: str, staged: Path, asked: Asked) -> dict[str
     chosen.mkdir()
     for shared in ("engines", "calibration"):
         (folder / shared).symlink_to(context.folder / shared)
-    for file in sorted(staged.iterdir())[: asked.frames]:
+    for file in sorted(staged.iterdir())[:frames]:
         (chosen / file.name).hardlink_to(file)
     with site_with_broker(folder) as (site, _, _consumer):
         site.configure(
             name,
             source={"template": "{part}", "settle_s": 0.3, "rescan_s": 0.5},
-            runtime={"precision": asked.precision},
+            runtime={"precision": precision},
         )
         drop(chosen, site.incoming)
         with running(site) as daemon, Memory(daemon.process.pid) as memory:
-            wait(lambda: daemon.judged() >= asked.frames, f"{asked.frames} verdicts", 900)
+            wait(lambda: daemon.judged() >= frames, f"{frames} verdicts", 900)
         verdicts = site.files()
         found = rates(site) | {"memory": memory.peaks_mb}
     shutil.rmtree(folder)
-    return found | {
-        "precision": verdicts[0]["model"]["precision"],
-        "scores": {Path(v["image"]["path"]).name: v["scoreRaw"] for v in verdicts},
-    }
+    return found | {"scores": {Path(v["image"]["path"]).name: v["scoreRaw"] for v in verdicts}}
 
 
 def agreement(one: Mapping[str, float], other: Mapping[str, float]) -> float:
@@ -272,21 +251,21 @@ def section(found: Mapping[str, Sequence[Mapping[str, Any]]], asked: Asked) -> l
     for name, all_rounds in found.items():
         rounds = quiet(all_rounds)
         loop = [r["origin"]["frames_per_s"] for r in rounds]
-        daemon = [r["daemon"]["frames_per_s"] for r in rounds]
-        ratios = [b / a for a, b in zip(loop, daemon, strict=True)]
-        apart = max(agreement(r["origin"]["scores"], r["daemon"]["scores"]) for r in rounds)
-        met = "" if statistics.median(ratios) >= AIM else " (missed)"
-        rates.append([
-            f"{name}, {rounds[0]['daemon']['precision']} ({len(rounds)} of {len(all_rounds)} rounds)",
-            spread(loop, 2), spread(daemon, 2),
-            f"**{spread(ratios)}**{met}", f"{apart:.1%}",
-            f"{max(r['daemon']['memory']['pss'] for r in rounds):.0f}",
-        ])  # fmt: skip
+        for precision in asked.precisions:
+            daemon = [r[precision]["frames_per_s"] for r in rounds]
+            ratios = [b / a for a, b in zip(loop, daemon, strict=True)]
+            apart = max(agreement(r["origin"]["scores"], r[precision]["scores"]) for r in rounds)
+            met = "" if statistics.median(ratios) >= AIM else " (missed)"
+            rates.append([
+                f"{name}, {precision} ({len(rounds)} of {len(all_rounds)} rounds)", spread(loop, 2),
+                spread(daemon, 2), f"**{spread(ratios)}**{met}", f"{apart:.1%}",
+                f"{max(r[precision]['memory']['pss'] for r in rounds):.0f}",
+            ])  # fmt: skip
         means = [statistics.median(r["origin"]["stages_s"][s] for r in rounds) for s in STAGES]
         stages.append([name, *(f"{mean:.3f}" for mean in means)])
     threads = next(iter(found.values()))[0]["origin"]["threads"]
     refused = [
-        f"- {precision} may not judge by {name}: {why}"
+        f"- `edge compile` would refuse {precision} of {name}, learned so briefly: {why}"
         for name, rounds in found.items()
         for precision, why in rounds[0]["refused"].items()
     ]
@@ -295,7 +274,7 @@ def section(found: Mapping[str, Sequence[Mapping[str, Any]]], asked: Asked) -> l
         f"{PLANE_PX[1]}, CLAHE, {TILE_PX}×{TILE_PX} windows of which {KEEP_PX}×{KEEP_PX} are kept, networks "
         f"learned for {LEARN_STEPS} steps. The origin's way: torch fp32, eager, {threads} threads, one tile "
         f"at a time, {ORIGIN_FRAMES} frames after one that is not timed. The daemon: a backlog of "
-        f"{asked.frames} frames, precision {asked.precision}, from their release to the last verdict stored, "
+        f"{asked.frames} frames, from their release to the last verdict stored, "
         f"Mosquitto connected. By turns; median (lowest–highest) of the rounds "
         f"during which other processes kept at most {QUIET_CORES} cores busy, or of all. Aim: {AIM:g}×.",
         "",
@@ -305,7 +284,7 @@ def section(found: Mapping[str, Sequence[Mapping[str, Any]]], asked: Asked) -> l
         "Seconds a frame in the origin's way:",
         "",
         *table(["network", *STAGES], stages),
-        *(["", *refused, LIFTED_MEANS] if refused else []),
+        *(["", *refused] if refused else []),
     ]  # fmt: skip
 
 
@@ -314,7 +293,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.origin_way", description=__doc__)
     parser.add_argument("--frames", type=int, default=36, help="of the daemon's backlog")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--precision", default="auto", help="of the daemon")
+    parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16", "int8"], help="of the daemon")
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS)
     parser.add_argument("--out", type=Path, help="write the section there, too")
     parser.add_argument("--loop", nargs="+", metavar="WHAT", help=argparse.SUPPRESS)
@@ -323,7 +302,7 @@ def main() -> int:
         name, weights, *files = options.loop
         print(json.dumps(origin_loop(name, Path(weights), [Path(file) for file in files])))
         return 0
-    asked = Asked(options.frames, options.rounds, options.precision, tuple(options.networks))
+    asked = Asked(options.frames, options.rounds, tuple(options.precisions), tuple(options.networks))
     load, began_s = machine.OtherLoad(), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="edge-bench-origin-") as folder:
         found = measure(Context(Path(folder)), asked)

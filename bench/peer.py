@@ -29,7 +29,7 @@ import cv2
 import numpy as np
 
 from bench import machine
-from bench.alone import accelerated, accept_anything, circumstances, fibre_planes
+from bench.alone import accelerated, circumstances, fibre_planes
 from bench.burst import drop
 from bench.context import Context, FailedError, environment, wait
 from bench.peer_page import FRAME_PX, NETWORKS, PEER, STAGES, Asked, section
@@ -44,9 +44,6 @@ def measure(context: Context, asked: Asked) -> dict[str, Any]:
     """Both sides, by turns; rows by network and side."""
     staged = _frames(context, asked.frames)
     refused = {name: _recipe(context, name, staged) for name in asked.networks}
-    for name in asked.networks:
-        if set(refused[name]) & set(asked.precisions):
-            accept_anything(context, name, staged)
     rounds: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for number in range(asked.rounds):
         for name in asked.networks:
@@ -87,8 +84,8 @@ def _frames(context: Context, count: int) -> Path:
 
 
 def _recipe(context: Context, name: str, staged: Path) -> dict[str, str]:
-    """The network for both sides, and the recipe, calibrated and quantised by the shipped commands; gives
-    why precisions beside fp32 may not judge.
+    """The network for both sides, and the recipe, calibrated and quantised; gives why precisions beside
+    fp32 would not be let in.
 
     The peer scores by the map's highest value, edge by its top (as its default does, which also smooths); the
     highest value is in every verdict, too. Thresholds are drawn from frames with defects and without alike:

@@ -55,10 +55,13 @@ def section(found: Mapping[str, Any], asked: Asked) -> list[str]:
     for name in asked.networks:
         lines += [f"**{name}**", "", *_rows(name, rounds), "", *_judged(name, rounds), ""]
     for name, refused in found["refused"].items():
-        lines += [f"- {precision} may not judge by {name}: {why}" for precision, why in refused.items()]
+        lines += [
+            f"- `edge compile` would refuse {precision} of {name}: {why}"
+            for precision, why in refused.items()
+        ]
     if any(found["refused"].values()):
         lines += [
-            "- here it did, for its speed: networks learned for moments say little, and their scores agree "
+            "- here it is used all the same: networks learned for moments say little, and their scores agree "
             "badly; how fast they are does not depend on it",
             "",
         ]
