@@ -36,7 +36,7 @@ from edge.mounts import keeps_zeros_as_holes
 from edge.preprocess import Aids, MaskSpec, PreprocessSpec, Tiling, prepare
 from edge.preprocess.foreground import to_square
 from edge.preprocess.objects import split_objects
-from edge.preprocess.tiles import Stitcher, as_float
+from edge.preprocess.tiles import Stitcher
 from edge.types import (
     DEFAULT_VIEW,
     FRAGMENT_STATISTICS,
@@ -52,6 +52,7 @@ from edge.types import (
     Picture,
     Score,
     TileArray,
+    as_float,
 )
 
 Holes = Literal["auto", "refuse", "accept"]  # as the source's holes
@@ -125,7 +126,7 @@ def prepare_picture(
             picture.pages,
             channels=1 if picture.pixels.ndim == 2 else picture.pixels.shape[2],
         ),
-        prepared.plane,
+        prepared.grey,
         tags=picture.tags,
         times_s={"decode_s": decode_s, "preprocess_s": time.monotonic() - began},
         foreground=prepared.foreground,
@@ -219,7 +220,7 @@ class _Pending:
 class Planes:
     """What goes through the engine: a plane and its foreground."""
 
-    plane: FloatImage
+    plane: TileArray
     foreground: Mask | None = None
 
 
@@ -392,8 +393,8 @@ def good_frame_of(frame: Frame, score: Score) -> GoodFrame:
         map_max=score.statistics["max"],
         plane_mean=score.plane_mean,
         plane_std=score.plane_std,
-        height_px=frame.plane.shape[0],
-        width_px=frame.plane.shape[1],
+        height_px=frame.grey.shape[0],
+        width_px=frame.grey.shape[1],
         foreground_ratio=score.foreground_ratio,
         group=frame.identity.batch or frame.identity.part,
         channels=frame.image.channels,
@@ -402,7 +403,7 @@ def good_frame_of(frame: Frame, score: Score) -> GoodFrame:
 
 def planes_of(frame: Frame) -> Planes:
     """What of a frame goes through the engine."""
-    return Planes(frame.plane, frame.foreground)
+    return Planes(frame.grey, frame.foreground)
 
 
 def score_of(answer: Answer, spec: ScoreSpec, mask: MaskSpec | None = None) -> Score:
@@ -428,7 +429,7 @@ def score_of(answer: Answer, spec: ScoreSpec, mask: MaskSpec | None = None) -> S
 
 
 def _summarised(
-    plane: FloatImage, values: FloatImage, layers: FloatImage | None, foreground: Mask | None, spec: ScoreSpec
+    plane: TileArray, values: FloatImage, layers: FloatImage | None, foreground: Mask | None, spec: ScoreSpec
 ) -> Score:
     """The score of a map by any statistic; a level is the highest of all layers, where there are several."""
     if spec.statistic != "level":
@@ -452,7 +453,7 @@ def of_fragments(score: Score, fragments: Fragments, statistic: str) -> Score:
 
 def of_objects(
     score: Score,
-    plane: FloatImage,
+    plane: TileArray,
     layers: FloatImage | None,
     foreground: Mask,
     spec: ScoreSpec,

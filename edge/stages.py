@@ -63,7 +63,7 @@ class Route:
 
 def pixels_of(frame: Frame, score: Score | None = None) -> int:
     """What a frame weighs in a buffer, in float32: its plane, foreground, map and classes."""
-    pixels = frame.plane.size + (frame.foreground.size // 4 if frame.foreground is not None else 0)
+    pixels = frame.grey.nbytes // 4 + (frame.foreground.size // 4 if frame.foreground is not None else 0)
     if score is not None:
         pixels += score.map.size + (score.layers.size if score.layers is not None else 0)
     return pixels

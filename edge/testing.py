@@ -11,8 +11,7 @@ import numpy as np
 from edge.infer.bundle import Bundle, ScoreSpec, write_bundle
 from edge.judge.calibration import Calibration, GoodFrame, calibrate
 from edge.preprocess import PreprocessSpec, TileSpec
-from edge.preprocess.tiles import as_float
-from edge.types import FloatImage, TileArray
+from edge.types import FloatImage, TileArray, as_float
 
 
 class FakeRuntime:

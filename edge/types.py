@@ -15,6 +15,17 @@ FloatImage = NDArray[np.float32]
 TileArray = NDArray[np.float32 | np.uint16 | np.uint8]
 """Grey values as float32 in 0..1, or as shares of an unsigned type's greatest value."""
 Mask = NDArray[np.bool_]
+
+GREATEST = {"uint16": 65535, "uint8": 255}  # of grey values that are stored as integers
+
+
+def as_float(grey: TileArray) -> FloatImage:
+    """Grey values as float32 in 0..1, whatever they are stored as."""
+    most = GREATEST.get(grey.dtype.name, 1)
+    scaled: FloatImage = grey.astype(np.float32, copy=False)
+    return scaled if most == 1 else scaled * np.float32(1 / most)
+
+
 Box = tuple[int, int, int, int]
 """x, y, width, height in pixels."""
 
@@ -139,7 +150,8 @@ class Frame:
     """A decoded and preprocessed frame, ready for the engine."""
 
     image: ImageInfo
-    plane: FloatImage  # (h, w) float32 in 0..1, after the recipe's preprocessing
+    # (h, w) after the recipe's preprocessing; as it was stored, where that changed nothing
+    grey: TileArray
     identity: Identity = Identity()
     tags: Mapping[str, str] = field(default_factory=dict)
     times_s: Mapping[str, float] = field(default_factory=dict)  # decode_s, preprocess_s, …
@@ -147,11 +159,16 @@ class Frame:
     to_frame: NDArray[np.float64] | None = None  # (3, 3) plane → frame pixels, where the plane was rectified
 
     @property
+    def plane(self) -> FloatImage:
+        """(h, w) float32 in 0..1; computed each time where it is stored otherwise."""
+        return as_float(self.grey)
+
+    @property
     def placement(self) -> Placement:
         """Where the plane lies in the frame."""
         width, height = self.image.width, self.image.height
         if self.to_frame is None:
-            return Placement.scaled(self.plane.shape, width, height)
+            return Placement.scaled(self.grey.shape, width, height)
         return Placement(self.to_frame, width, height)
 
 

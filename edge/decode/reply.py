@@ -10,13 +10,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from edge.errors import DataError, EdgeError, IncompleteError
-from edge.types import FloatImage, Frame, ImageInfo
+from edge.types import Frame, ImageInfo, TileArray
 
 MOST_REPLY_BYTES = 64 * 2**20  # names, tags and times of all pages
 _KINDS = {"DataError": DataError, "IncompleteError": IncompleteError}
@@ -32,6 +32,7 @@ class _Page:
     to_frame: list[list[float]] | None  # 3 × 3
     height: int
     width: int
+    kind: Literal["float32", "uint16", "uint8"]
     masked: bool  # whether a foreground follows the plane, a byte a pixel
 
 
@@ -61,18 +62,19 @@ def pack_frames(frames: Sequence[Frame]) -> tuple[bytes, int]:
         _Page(
             frame.image, {key: _text(text) for key, text in frame.tags.items()}, dict(frame.times_s),
             None if frame.to_frame is None else frame.to_frame.tolist(),
-            frame.plane.shape[0], frame.plane.shape[1], frame.foreground is not None,
+            frame.grey.shape[0], frame.grey.shape[1], _kind(frame.grey), frame.foreground is not None,
         )
         for frame in frames
     ]  # fmt: skip
     descriptor = os.memfd_create("edge-frames")
     try:
         for frame in frames:
-            _write_all(descriptor, np.ascontiguousarray(frame.plane, np.float32))
+            planes: list[np.ndarray[Any, Any]] = [frame.grey]
             if frame.foreground is not None:
-                padding = bytes(-frame.foreground.size % 4)  # so that the next plane is aligned
-                _write_all(descriptor, np.ascontiguousarray(frame.foreground, np.bool_))
-                _write_all(descriptor, np.frombuffer(padding, np.uint8))
+                planes.append(frame.foreground)
+            for plane in planes:
+                _write_all(descriptor, np.ascontiguousarray(plane))
+                _write_all(descriptor, np.zeros(-plane.nbytes % 4, np.uint8))  # the next one is aligned
     except BaseException:
         os.close(descriptor)
         raise
@@ -126,7 +128,16 @@ def _bytes_of(page: _Page) -> int:
     pixels = page.height * page.width
     if page.height <= 0 or page.width <= 0:
         raise NoAnswerError("a plane of no size")
-    return 4 * pixels + (pixels + -pixels % 4 if page.masked else 0)
+    return _padded(pixels * np.dtype(page.kind).itemsize) + (_padded(pixels) if page.masked else 0)
+
+
+def _padded(size_bytes: int) -> int:
+    return size_bytes + -size_bytes % 4
+
+
+def _kind(grey: TileArray) -> Any:
+    """What the page says of it; other types are no planes."""
+    return grey.dtype.name
 
 
 def _frames(pages: Sequence[_Page], whole: np.ndarray[Any, Any]) -> list[Frame]:
@@ -134,13 +145,14 @@ def _frames(pages: Sequence[_Page], whole: np.ndarray[Any, Any]) -> list[Frame]:
     for page in pages:
         pixels = page.height * page.width
         shape = page.height, page.width
-        plane: FloatImage = whole[start : start + 4 * pixels].view(np.float32).reshape(shape)
-        start += 4 * pixels
+        size_bytes = pixels * np.dtype(page.kind).itemsize
+        plane: TileArray = whole[start : start + size_bytes].view(page.kind).reshape(shape)
+        start += _padded(size_bytes)
         frame = Frame(page.image, plane, tags=page.tags, times_s=page.times_s)
         if page.masked:
             # not `view(bool)`: bytes other than 0 and 1 would be neither true nor false
             frame = replace(frame, foreground=(whole[start : start + pixels] != 0).reshape(shape))
-            start += pixels + -pixels % 4
+            start += _padded(pixels)
         if page.to_frame is not None:
             frame = replace(frame, to_frame=np.array(page.to_frame, np.float64).reshape(3, 3))
         frames.append(frame)

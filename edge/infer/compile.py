@@ -174,8 +174,9 @@ class _OnCpu:
                 raise
             runtime.distrust(error.message)
             prove(self._bundle, runtime)
-        if self._bundle.manifest.preprocess.tiles.whole:  # squares were compiled by the proof
-            runtime.warm(*self._window)
+        kind = self._precisions.plane_kind if self._precisions is not None else "float32"
+        if self._bundle.manifest.preprocess.tiles.whole or kind != "float32":  # others: by the proof
+            runtime.warm(*self._window, kind)
         return runtime
 
     def _compiled(self, precision: str, plan: Plan, cache: CompiledCache | None) -> OpenVinoRuntime:

@@ -59,6 +59,7 @@ class Precisions(BaseModel):
     int8_sha256: str = ""  # of model.int8.onnx; empty: there is none
     device: str = ""  # that measured
     plane_px: tuple[int, int] | None = None  # height, width, where all calibration frames have the same
+    plane_kind: str = "float32"  # type of their grey values
     limits: AgreementLimits = AgreementLimits()
     agreements: dict[str, Agreement]
     digest: str = ""

@@ -7,7 +7,7 @@ import math
 import cv2
 import numpy as np
 
-from edge.types import Box, FloatImage, Mask, Score
+from edge.types import GREATEST, Box, FloatImage, Mask, Score, TileArray, as_float
 
 # Wang et al., "Image quality assessment: from error visibility to structural similarity", 2004: 11×11, σ 1.5
 SSIM_SIGMA_PX = 1.5
@@ -25,7 +25,7 @@ LEAST_COVER = 0.5  # a mean over less foreground than half its window is divided
 
 
 def score_map(
-    plane: FloatImage, answer: FloatImage, kind: str, smooth_px: float = 0.0, foreground: Mask | None = None
+    plane: TileArray, answer: FloatImage, kind: str, smooth_px: float = 0.0, foreground: Mask | None = None
 ) -> FloatImage:
     """Per-pixel anomaly, (h, w) float32 ≥ 0, from the plane and the network's stitched answer.
 
@@ -35,21 +35,21 @@ def score_map(
     With a `foreground` (h, w) the map is zero outside it, and nothing outside reaches the inside: there plane
     and answer are black, as a mask leaves them, and smoothing is a mean over foreground only.
     """
-    if foreground is not None:
-        plane, answer = (np.where(foreground, values, np.float32(0)) for values in (plane, answer))
-    if kind == "probability":
-        values = answer
-    elif kind == "l2":
-        values = np.square(plane - answer)
-    elif kind == "l1":
-        values = np.abs(plane - answer)
-    elif kind == "msgms":
-        values = gradient_dissimilarity(plane, answer)
-    else:
-        values = dissimilarity(plane, answer)
+    values: FloatImage = (
+        answer if kind == "probability" else _residual(as_float(plane), answer, kind, foreground)
+    )
     if foreground is not None:
         return _within(values, foreground, smooth_px)
     return _blur(values, smooth_px) if smooth_px > 0 else values
+
+
+def _residual(plane: FloatImage, answer: FloatImage, kind: str, foreground: Mask | None) -> FloatImage:
+    if foreground is not None:
+        plane, answer = (np.where(foreground, values, np.float32(0)) for values in (plane, answer))
+    if kind in ("l1", "l2"):
+        residual: FloatImage = plane - answer
+        return residual * residual if kind == "l2" else np.abs(residual)
+    return gradient_dissimilarity(plane, answer) if kind == "msgms" else dissimilarity(plane, answer)
 
 
 def _within(values: FloatImage, foreground: Mask, smooth_px: float) -> FloatImage:
@@ -113,7 +113,7 @@ def _gradient(values: FloatImage) -> FloatImage:
 
 
 def summarise(
-    plane: FloatImage,
+    plane: TileArray,
     values: FloatImage,
     statistic: str,
     peak_px: int,
@@ -133,7 +133,7 @@ def summarise(
     seen = plane if foreground is None else plane[foreground]
     highest, box = peak(values, peak_px, foreground)
     if not inside.size:
-        highest, inside, seen = float("nan"), np.full(1, np.nan, np.float32), np.full(1, np.nan, np.float32)
+        inside, seen = np.full(1, np.nan, np.float32), np.full(1, np.nan, np.float32)
     mean, std = mean_and_std(inside)
     if not np.isfinite(mean):  # a map that is not finite is judged, not warned about
         highest = float("nan")
@@ -159,10 +159,10 @@ def summarise(
     )
 
 
-def mean_and_std(values: FloatImage) -> tuple[float, float]:
-    """Of all values, summed in double precision; NaN where one is not finite."""
-    mean, std = cv2.meanStdDev(values)
-    return float(mean[0, 0]), float(std[0, 0]) if np.isfinite(mean[0, 0]) else float("nan")
+def mean_and_std(values: TileArray) -> tuple[float, float]:
+    """Of all values, in 0..1 whatever they are stored as; NaN where one is not finite."""
+    mean, std = (float(found[0, 0]) / GREATEST.get(values.dtype.name, 1) for found in cv2.meanStdDev(values))
+    return mean, std if math.isfinite(mean) else math.nan
 
 
 def top(values: FloatImage, ratio: float) -> float:

@@ -70,8 +70,8 @@ def accelerate(
     """
     fp32 = open_runtime(bundle, precision="fp32")
     plants = bundle.manifest.training.get("truth", "none") == "none"
-    shapes = [frame.plane.shape for frame in source.frames(bundle, MOST_FRAMES)]
-    held, sizes = len(shapes), {(shape[0], shape[1]) for shape in shapes}
+    seen = [(frame.grey.shape, frame.grey.dtype.name) for frame in source.frames(bundle, MOST_FRAMES)]
+    held, sizes = len(seen), {(shape[0], shape[1]) for shape, _ in seen}
     now = "fp32"
 
     def counted() -> Iterator[Frame]:
@@ -104,6 +104,7 @@ def accelerate(
         int8_sha256=hashlib.sha256(onnx).hexdigest() if onnx is not None else "",
         device=cpu_identity(),
         plane_px=sizes.pop() if len(sizes) == 1 else None,
+        plane_kind=seen[0][1] if len({kind for _, kind in seen}) == 1 else "float32",
         limits=limits,
         agreements=agreements,
     )

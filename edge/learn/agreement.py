@@ -16,11 +16,12 @@ from edge.judge.judgement import judge
 from edge.judge.ranking import curve
 from edge.pipeline import Inspector, Planes, planes_of
 from edge.planted import plant, random_defect, with_defect
-from edge.types import Frame, Score
+from edge.types import Frame, Judgement, Score
 
 MOST_PLANTED, LEAST_PLANTED = 200, 40  # defects, over all frames: …
 PLANTED_PIXELS = 120e6  # … each costs a whole plane
 LEAST_FRAMES = 5  # a rank correlation of fewer says nothing
+SAME, NEARLY = 1e-6, 0.01  # relative to the threshold
 MOST_GOLDEN = 0.5  # of the golden answers: a network that differs by more somewhere was broken on the way
 
 
@@ -30,6 +31,7 @@ class _Seen:
 
     raw: list[float] = field(default_factory=list)  # of calibration frames
     evaluations: list[str] = field(default_factory=list)
+    relative: list[float] = field(default_factory=list)  # to the threshold; NaN where there is no verdict
     planted: list[float] = field(default_factory=list)  # of the same with a planted defect
 
 
@@ -61,7 +63,12 @@ class Reference:
         """Hold another runtime of the same recipe to it."""
         ours, theirs, limits = self._ours, self._said_by(runtime), self._limits
         count = len(ours.raw)
-        flips = sum(a != b for a, b in zip(ours.evaluations, theirs.evaluations, strict=True))
+        flips = sum(
+            one != other and not _at_threshold(before, after)
+            for one, other, before, after in zip(
+                ours.evaluations, theirs.evaluations, ours.relative, theirs.relative, strict=True
+            )
+        )
         rank = spearman(ours.raw, theirs.raw)
         change = None
         if ours.planted:
@@ -96,7 +103,9 @@ class Reference:
             scores = inspector.score(self._planes(frame, rng))
             first = next(scores)
             seen.raw.append(first.raw)
-            seen.evaluations.append(_evaluation(inspector, frame, first))
+            judged = _judgement(inspector, frame, first)
+            seen.evaluations.append(judged.evaluation)
+            seen.relative.append(math.nan if judged.score is None else judged.score)
             seen.planted += [score.raw for score in scores]
         return seen
 
@@ -112,14 +121,20 @@ def _all(seen: _Seen) -> list[float]:
     return [*seen.raw, *seen.planted]
 
 
-def _evaluation(inspector: Inspector, frame: Frame, score: Score) -> str:
+def _at_threshold(before: float, after: float) -> bool:
+    """Whether it is the frame whose score became the threshold, and still all but equals it: any rounding puts
+    it on one side or the other."""
+    return abs(before - 1) < SAME and abs(after - 1) < NEARLY
+
+
+def _judgement(inspector: Inspector, frame: Frame, score: Score) -> Judgement:
     manifest, calibration = inspector.bundle.manifest, inspector.calibration
     assert calibration is not None, "verdicts are compared"
     least = manifest.score.min_area_px
     return judge(
         score, frame.identity.view, calibration, frame.placement, manifest.classes, least,
         frame.image.channels,
-    ).evaluation  # fmt: skip
+    )  # fmt: skip
 
 
 def spearman(one: Sequence[float], other: Sequence[float]) -> float | None:

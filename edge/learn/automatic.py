@@ -25,7 +25,7 @@ WHOLE = (MODEL,)  # networks that may see whole frames: no size is written into 
 MOST_SIZES = 2  # of frames: for each the network is compiled and kept in memory
 LEAST_ALIGNED_FRAMES = 10  # that say how each place of a scene varies
 MOST_SHRUNK = 4.0  # of a side, to the size of a network that has its own: small defects would vanish
-ALWAYS = ("model", "illumination", "precision")  # chosen whatever the model is
+ALWAYS = ("model", "illumination")  # chosen whatever the model is
 MOST_PIXELS = 3_000_000  # of a plane that is not made smaller even where nothing would be lost
 MOST_PIXELS_A_FRAME = 6_000_000  # … even where something would be
 LEAST_FINEST_PX = 2.5  # wavelength that a smaller plane still carries: a quarter above Nyquist's 2 px
@@ -64,7 +64,6 @@ SURFACE = AnomalyMix(  # worked surfaces and parts: faint cracks, specks and sta
 
 Value = TypeVar("Value")
 Illumination = Literal["none", "median"]
-Precision = Literal["fp32", "bf16"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +98,6 @@ class Choices:
     transpose: Choice[bool]
     movement: Choice[Movement]
     score: Choice[ScoreSpec]
-    precision: Choice[Precision]
 
     @property
     def plan(self) -> AnomalyPlan:
@@ -177,7 +175,6 @@ def choose(
         transpose=one("transpose", _transpose(seen)),
         movement=one("movement", _movement(seen)),
         score=one("score", _score(seen, scale.value, model.value, masked)),
-        precision=one("precision", Choice("fp32", "thresholds are those of the runtime that judges")),
     )
 
 

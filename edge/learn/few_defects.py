@@ -42,8 +42,7 @@ from edge.learn.specimens import Reading, Specimen, read_specimens
 from edge.learn.split import DefectFrame, DefectSplit, Split, split_defects
 from edge.pipeline import Inspector, Planes, answers
 from edge.preprocess import PreprocessSpec
-from edge.preprocess.tiles import as_float
-from edge.types import FloatImage, TileArray
+from edge.types import FloatImage, TileArray, as_float
 
 PILOTS_SHARE = 0.4  # of a run's minutes or steps, at most
 LARGEST_CROP = 0.75  # of a learning window's side

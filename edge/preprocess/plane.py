@@ -24,7 +24,7 @@ from edge.preprocess.foreground import (
 )
 from edge.preprocess.rectify import edges_to_frame, homography_from_points, rectify
 from edge.preprocess.spec import ANY_VIEW, MaskSpec, PreprocessSpec, Rectify
-from edge.types import DEFAULT_VIEW, FloatImage, Mask, Picture
+from edge.types import DEFAULT_VIEW, GREATEST, FloatImage, Mask, Picture, TileArray, as_float
 
 # Luma weights of R, G, B: ITU-R BT.601-7 §2.5.1, BT.709-6 §3.2
 GRAY_WEIGHTS = {
@@ -50,9 +50,14 @@ class Aids:
 class Prepared:
     """A picture as the engine shall see it."""
 
-    plane: FloatImage  # (h, w) float32 in 0..1; 0 outside the foreground
+    grey: TileArray  # (h, w) float32 in 0..1, 0 outside the foreground; or as stored, see `is_as_stored`
     foreground: Mask | None = None  # (h, w); None: the recipe masks nothing
     to_frame: NDArray[np.float64] | None = None  # (3, 3) plane → frame pixels; None: only resized
+
+    @property
+    def plane(self) -> FloatImage:
+        """(h, w) float32 in 0..1."""
+        return as_float(self.grey)
 
 
 NO_AIDS = Aids()
@@ -90,6 +95,8 @@ def prepare(
         a, b = np.percentile(gray, spec.percentiles)
         low, high = (a, b) if low <= high else (b, a)
     check_range(float(low), float(high))
+    if is_as_stored(picture.pixels, spec, float(low), float(high)):
+        return Prepared(np.ascontiguousarray(picture.pixels))
     to_frame: NDArray[np.float64] | None = None
     tall, wide = (*picture.pixels.shape, 0)[:2]
     if spec.rectify is None:
@@ -120,6 +127,21 @@ def prepare(
         if foreground is not None:
             plane = masked(plane, foreground)  # equalisation lifts the background's zeros
     return Prepared(np.ascontiguousarray(plane), foreground, to_frame)
+
+
+def is_as_stored(pixels: NDArray[Any], spec: PreprocessSpec, low: float, high: float) -> bool:
+    """Whether stored values are the plane's already, as shares of their type's greatest value.
+
+    Nothing is to be done to them then, and engines scale them themselves.
+    """
+    most = GREATEST.get(pixels.dtype.name)
+    does_nothing = (
+        spec.window == "declared" and spec.illumination == "none"
+        and spec.rectify is None and spec.mask is None and spec.clahe is None and spec.fit == "stretch"
+    )  # fmt: skip
+    if pixels.ndim != 2 or most is None or (low, high) != (0.0, float(most)) or not does_nothing:
+        return False
+    return new_size(pixels.shape[0], pixels.shape[1], spec) == pixels.shape[::-1]
 
 
 def homography_of(spec: Rectify, view: str | None) -> NDArray[np.float64]:

@@ -20,15 +20,6 @@ WINDOW_MULTIPLE_PX = 32
 MOST_WINDOW_PIXELS = 1 << 21
 WINDOW_OVERLAP_PX = 128
 
-GREATEST = {"uint16": 65535, "uint8": 255}  # of tiles that are stored as integers
-
-
-def as_float(tiles: TileArray) -> FloatImage:
-    """Grey values as float32 in 0..1, whatever they are stored as."""
-    most = GREATEST.get(tiles.dtype.name, 1)
-    scaled: FloatImage = tiles.astype(np.float32, copy=False)
-    return scaled if most == 1 else scaled * np.float32(1 / most)
-
 
 class Tiling:
     """The windows of one plane. Borders are mirrored; the last window of a row or column is shifted inwards,

@@ -21,8 +21,7 @@ from edge.infer.cache import CompiledCache
 from edge.infer.compile import open_runtime, prove
 from edge.infer.streams import SHAPES_KEPT, STREAMS, prove_stored_tiles
 from edge.infer.tensorrt import TensorRtRuntime, beating, native_api, open_on_tensorrt
-from edge.preprocess.tiles import as_float
-from edge.types import FloatImage, TileArray
+from edge.types import FloatImage, TileArray, as_float
 from tests.infer.fake_tensorrt import FakeTrt
 from tests.sites import PX, blurring_bundle, blurring_network
 

@@ -18,7 +18,7 @@ from edge.infer.bundle import Bundle
 from edge.infer.cache import CompiledCache
 from edge.infer.compile import open_runtime, prove
 from edge.infer.tensorrt import TensorRtRuntime, native_api, open_on_tensorrt
-from edge.preprocess.tiles import as_float
+from edge.types import as_float
 from tests.infer.fake_cuda import FakeCuda, fake_tensorrt
 from tests.infer.test_onnx_torch import one_node
 from tests.sites import PX, blurring_bundle

@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.preprocess import TileSpec, Tiling
-from edge.preprocess.tiles import MOST_WINDOW_PIXELS, WINDOW_MULTIPLE_PX, Stitcher, as_float
+from edge.preprocess.tiles import MOST_WINDOW_PIXELS, WINDOW_MULTIPLE_PX, Stitcher
+from edge.types import as_float
 
 sizes = st.integers(1, 120)
 
