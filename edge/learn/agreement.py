@@ -122,8 +122,10 @@ def _all(seen: _Seen) -> list[float]:
 
 
 def _at_threshold(before: float, after: float) -> bool:
-    """Whether it is the frame whose score became the threshold, and still all but equals it: any rounding puts
-    it on one side or the other."""
+    """Whether it is the frame whose score became the threshold, and still all but equals it.
+
+    Any rounding puts it on one side or the other.
+    """
     return abs(before - 1) < SAME and abs(after - 1) < NEARLY
 
 
