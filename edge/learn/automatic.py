@@ -21,8 +21,6 @@ from edge.preprocess import TileSpec
 from edge.preprocess.tiles import Tiling
 
 MODEL, OF_ALIGNED = "anomaly-unet", "fusion-aligned"
-WHOLE = (MODEL,)  # networks that may see whole frames: no size is written into them
-MOST_SIZES = 2  # of frames: for each the network is compiled and kept in memory
 LEAST_ALIGNED_FRAMES = 10  # that say how each place of a scene varies
 MOST_SHRUNK = 4.0  # of a side, to the size of a network that has its own: small defects would vanish
 ALWAYS = ("model", "illumination")  # chosen whatever the model is
@@ -166,7 +164,7 @@ def choose(
     return Choices(
         model=model,
         scale=scale,
-        tiles=one("tiles", _tiles(seen, scale.value, whole=model.value in WHOLE and not masked)),
+        tiles=one("tiles", _tiles(seen, scale.value)),
         illumination=illumination,
         mix=one("mix", _mix(seen)),
         lighting=one("lighting", _lighting(seen, illumination.value)),
@@ -200,12 +198,6 @@ def tiles_for(sizes: Sequence[tuple[int, int]], margin_px: int = 0) -> tuple[Til
 
 def _count(height: int, width: int, tiles: TileSpec) -> int:
     return len(Tiling(height, width, tiles))
-
-
-def _computed(height: int, width: int, tiles: TileSpec) -> int:
-    """Pixels of all windows of a plane."""
-    tiling = Tiling(height, width, tiles)
-    return len(tiling) * math.prod(tiling.window)
 
 
 def _model(seen: Survey, keeps_size: bool) -> Choice[str]:
@@ -265,15 +257,9 @@ def _scale(seen: Survey) -> Choice[float]:
     return Choice(scale, f"{size}, and {detail}, which is kept")
 
 
-def _tiles(seen: Survey, scale: float, *, whole: bool) -> Choice[TileSpec]:
+def _tiles(seen: Survey, scale: float) -> Choice[TileSpec]:
     sizes = [(max(1, round(h * scale)), max(1, round(w * scale))) for h, w in seen.sizes.examples]
     tiles, cost = tiles_for(sizes, MARGIN_PX if _shows_part(seen) else 0)
-    if whole and len(set(sizes)) <= MOST_SIZES:
-        tiles = tiles.model_copy(update={"whole": True})
-        cost = sum(_computed(*size, tiles) for size in sizes) / sum(map(math.prod, sizes))
-        return Choice(
-            tiles, f"the network sees whole frames; {cost:.2f} pixels are computed for each of a frame"
-        )
     counts = sorted({_count(*size, tiles) for size in sizes})
     many = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     return Choice(tiles, f"{many} for a frame; {cost:.2f} pixels are computed for each of its own")

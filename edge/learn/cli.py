@@ -133,6 +133,14 @@ DefectCrops = Annotated[
     ),
 ]
 Fresh = Annotated[bool, _option(NETWORK, "--fresh", help="Do not continue an interrupted run.")]
+Tiled = Annotated[
+    bool,
+    _option(
+        PREPARATION,
+        "--tiled",
+        help="Cut frames into tiles even where the network could see whole ones: less memory.",
+    ),
+]
 Size = Annotated[
     str | None, _option(PREPARATION, "--size", help="Bring frames to WIDTHxHEIGHT, at most 16384 each.")
 ]
@@ -336,6 +344,7 @@ def learn(
     around_defects: AroundDefects = False,
     defect_crops: DefectCrops = None,
     fresh: Fresh = False,
+    tiled: Tiled = False,
     size: Size = None,
     fit: Fit = None,
     scale: Scale = 1.0,
@@ -761,6 +770,7 @@ def _learn_from(context: typer.Context, given: Mapping[str, Any], *, calibrate: 
         "around_defects",
         "defect_crops",
         "stride",
+        "tiled",
     )
     of_thresholds = (
         "too_few", "unseen_views", "min_recall", "false_reject_part", "review_band", "procedure",

@@ -19,12 +19,14 @@ from edge.learn.looked import choices_for
 from edge.learn.masks import mean_masks, with_mask_network
 from edge.learn.models import ModelKind, Task, of_name, strided
 from edge.learn.progress import Event, Listener
-from edge.learn.request import LearnRequest, check_options, truth_for, wanted_for
+from edge.learn.request import LearnRequest, check_options, score_for, truth_for, wanted_for
 from edge.learn.specimens import Reading, Specimen, classes_of, read_specimens
 from edge.learn.split import Labelled, Split, all_to_learn, split, split_labelled
 from edge.preprocess import PreprocessSpec
 from edge.renewal import Renewal
 from edge.types import DEFAULT_VIEW
+
+MOST_SIZES = 2  # of frames that are seen whole: for each the network is compiled and kept in memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,7 @@ def prepare(request: LearnRequest, renewal: Renewal, store: PlaneStore, listen: 
     specimens = read_specimens(wanted, reading, store, unreadable, listen)
     for sentence in left_out(request, unreadable):
         listen(Event("prepare", f"left out: {sentence}"))
+    kind = _whole(request, kind, preprocess, specimens, listen)
     preprocess = preprocess.model_copy(update={"tiles": kind.tiles, "size_px": size_px})
     listen(Event("prepare", f"model {name}: {why}"))
     parts = _split(request, kind, specimens)
@@ -106,6 +109,27 @@ def prepare(request: LearnRequest, renewal: Renewal, store: PlaneStore, listen: 
         name, why, kind, choices, preprocess, extra, classes, parts, uses, task, tuple(defects),
         tuple(unreadable),
     )  # fmt: skip
+
+
+def _whole(
+    request: LearnRequest,
+    kind: ModelKind,
+    preprocess: PreprocessSpec,
+    specimens: Sequence[Specimen],
+    listen: Listener,
+) -> ModelKind:
+    """The model seeing whole frames, where it can and they have few sizes: for each the network is compiled.
+
+    Where background is masked, most of a frame may be none of the network's business: tiles leave that out.
+    """
+    sizes = {s.labelled.plane.shape for s in specimens}
+    of_fragments = score_for(request, kind).of == "fragment"
+    if not kind.any_size or request.tiled or preprocess.mask is not None or of_fragments:
+        return kind
+    if not 0 < len(sizes) <= MOST_SIZES:
+        return kind
+    listen(Event("prepare", "the network sees whole frames (--tiled: tiles)"))
+    return replace(kind, tiles=kind.tiles.model_copy(update={"whole": True}))
 
 
 def _with_fewer(

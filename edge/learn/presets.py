@@ -27,7 +27,7 @@ PRESETS: Mapping[str, Options] = {
         "threshold": "max",
     },
     # C: four classes by a U-Net
-    "steel-strip": {"model": "unet-steel", "loss": "bce+dice"},
+    "steel-strip": {"model": "unet-steel", "loss": "bce+dice", "tiled": True},
     # D: autoencoder and classifier on grey 256×256; no defect may pass
     "solder": {"model": "supervised-ae-256", "min_recall": 0.99},
     # E: 64×64 fragments at half steps, judged by the spread of their residual

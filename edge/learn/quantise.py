@@ -40,13 +40,14 @@ class Recipe:
 
     name: str
     preset: str  # "performance": symmetric activations; "mixed": asymmetric ones
+    clip: bool  # ranges are means of the windows' extremes, so that what is rare is cut off; else of all
     keep_ends: bool = False  # first and last convolution stay in float
 
 
 RECIPES = (
-    Recipe("all layers", "performance"),
-    Recipe("all layers, asymmetric activations", "mixed"),
-    Recipe("all but the first and last layer", "mixed", keep_ends=True),
+    Recipe("ranges without what is rare", "performance", clip=True),
+    Recipe("whole ranges, asymmetric", "mixed", clip=False),
+    Recipe("whole ranges, first and last layer in float", "mixed", clip=False, keep_ends=True),
 )
 
 
@@ -95,6 +96,12 @@ def quantise(model: bytes, windows: Sequence[FloatImage], recipe: Recipe) -> byt
         ignored = nncf.IgnoredScope(
             types=list(KEPT_FLOAT), names=_ends(network) if recipe.keep_ends else [], validate=False
         )
+        from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters
+        from nncf.quantization.range_estimator import RangeEstimatorParametersSet
+
+        ranges = (
+            RangeEstimatorParametersSet.MEAN_MINMAX if recipe.clip else RangeEstimatorParametersSet.MINMAX
+        )
         try:
             quantised = nncf.quantize(
                 network,
@@ -102,6 +109,7 @@ def quantise(model: bytes, windows: Sequence[FloatImage], recipe: Recipe) -> byt
                 preset=nncf.QuantizationPreset(recipe.preset),
                 subset_size=len(windows),
                 ignored_scope=ignored,
+                advanced_parameters=AdvancedQuantizationParameters(activations_range_estimator_params=ranges),
             )
         except Exception as error:  # whatever NNCF and its runtime raise: fp32 stays
             raise UnavailableError(

@@ -62,6 +62,7 @@ class LearnRequest:
     procedure: Literal["split", "cross"] = "split"
     fresh: bool = False
     threads: int = 0
+    tiled: bool = False  # keep to tiles, even where the network could see whole frames
     fewer_bits: bool = True  # afterwards, see which precisions may judge
 
 

@@ -225,20 +225,11 @@ def test_tiles_reach_beyond_a_part_and_overlap_inside_endless_texture(
     assert part.step_px == part.keep_px
     endless = choose(seen).tiles.value
     assert endless.margin_px == 0
-    tiling = Tiling(*size, endless.model_copy(update={"whole": False}))
+    tiling = Tiling(*size, endless)
     for starts, length in ((tiling.ys, size[0]), (tiling.xs, size[1])):
         if length >= endless.size_px:
             assert int(starts[-1]) + endless.size_px == length, "none reaches beyond the frame"
         assert all(step <= endless.size_px - OVERLAP_PX for step in np.diff(starts))
-
-
-def test_frames_of_one_size_are_seen_whole_and_of_many_sizes_in_tiles(plain: Survey) -> None:
-    same = sized(plain, 700, 1000, 5.0)
-    assert choose(same).tiles.value.whole
-    assert not choose(same, masked=True).tiles.value.whole, "most of such frames may be background"
-    many = replace(same, sizes=replace(same.sizes, examples=((700, 1000), (690, 1000), (710, 980))))
-    assert not choose(many).tiles.value.whole
-    assert not choose(same, {"model": "fusion"}).tiles.value.whole, "sizes are written into it"
 
 
 def aligned(seen: Survey, frames: int) -> Survey:
