@@ -148,11 +148,12 @@ def _conv_transpose(a: Attributes, x: Tensor, weight: Tensor, bias: Tensor | Non
 
 
 def _max_pool(a: Attributes, x: Tensor) -> Tensor:
-    if a.get("ceil_mode", 0):
-        raise _unknown("MaxPool with ceil_mode")
+    ceil = bool(a.get("ceil_mode", 0))
+    if ceil and any(a.get("pads", [])):  # torch leaves out windows that begin in the padding, ONNX does not
+        raise _unknown("MaxPool with ceil_mode and padding")
     x, padding = _symmetric(a, x, -torch.inf)
     kernel, stride = a["kernel_shape"], a.get("strides", [1, 1])
-    return F.max_pool2d(x, kernel, stride, padding, a.get("dilations", [1, 1]))
+    return F.max_pool2d(x, kernel, stride, padding, a.get("dilations", [1, 1]), ceil)
 
 
 def _average_pool(a: Attributes, x: Tensor) -> Tensor:

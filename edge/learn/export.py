@@ -39,11 +39,38 @@ def to_onnx(network: nn.Module, tile_px: int, outputs: Sequence[str] = ("answers
         )
     assert program is not None, "dynamo export without a file gives a program"
     model = program.model_proto
+    _crop_upsampled(model)
     for node in model.graph.node:  # where in our files each node came from: paths of the learning machine
         del node.metadata_props[:]
         node.doc_string = ""
     onnx.checker.check_model(model, full_check=True)
     return bytes(model.SerializeToString())
+
+
+def _crop_upsampled(model: onnx.ModelProto) -> None:
+    """Let what was brought back to twice its size be cropped to what it is added to.
+
+    At the size of the export there is nothing to crop, and the exporter leaves it out; where a side was odd
+    and rounded up, there is.
+    """
+    doubled = {node.output[0] for node in model.graph.node if node.op_type == "Resize"}
+    constants = {constant.name for constant in model.graph.initializer}
+    for add in [node for node in model.graph.node if node.op_type == "Add"]:
+        for which, name in enumerate(add.input):
+            if name not in doubled or add.input[1 - which] in constants:
+                continue
+            other = add.input[1 - which]
+            start = onnx.numpy_helper.from_array(np.zeros(4, np.int64), f"{name}_start")
+            model.graph.initializer.append(start)
+            sides, cropped = f"{name}_sides", f"{name}_cropped"
+            crop = [
+                onnx.helper.make_node("Shape", [other], [sides], name=sides),
+                onnx.helper.make_node("Slice", [name, start.name, sides], [cropped], name=cropped),
+            ]
+            add.input[which] = f"{name}_cropped"
+            at = list(model.graph.node).index(add)
+            for node in reversed(crop):
+                model.graph.node.insert(at, node)
 
 
 @contextmanager

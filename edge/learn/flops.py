@@ -56,6 +56,7 @@ def tile_flop(model: Path | bytes, size_px: int) -> float:
 
 def _inferred(model: ModelProto, size_px: int) -> GraphProto:
     """The graph with every shape that follows from one tile of that size."""
+    _without_crops(model)
     constants = {initializer.name for initializer in model.graph.initializer}
     for value in model.graph.input:
         if value.name in constants:
@@ -69,6 +70,19 @@ def _inferred(model: ModelProto, size_px: int) -> GraphProto:
         known.type.tensor_type.ClearField("shape")
     del model.graph.value_info[:]
     return shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
+
+
+def _without_crops(model: ModelProto) -> None:
+    """Take out crops to another value's sides (`edge.learn.export`): of tiles they crop nothing, and shapes
+    cannot be inferred through them."""
+    sides = {node.output[0] for node in model.graph.node if node.op_type == "Shape"}
+    crops = {n.output[0]: n for n in model.graph.node if n.op_type == "Slice" and n.input[2] in sides}
+    for node in model.graph.node:
+        for k, name in enumerate(node.input):
+            if name in crops:
+                node.input[k] = crops[name].input[0]
+    for crop in crops.values():
+        model.graph.node.remove(crop)
 
 
 def _shapes(graph: GraphProto) -> dict[str, Shape]:

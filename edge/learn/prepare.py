@@ -124,12 +124,12 @@ def _whole(
     """
     sizes = {s.labelled.plane.shape for s in specimens}
     of_fragments = score_for(request, kind).of == "fragment"
-    if not kind.any_size or request.tiled or preprocess.mask is not None or of_fragments:
+    if not kind.whole_px or request.tiled or preprocess.mask is not None or of_fragments:
         return kind
     if not 0 < len(sizes) <= MOST_SIZES:
         return kind
     listen(Event("prepare", "the network sees whole frames (--tiled: tiles)"))
-    return replace(kind, tiles=kind.tiles.model_copy(update={"whole": True}))
+    return replace(kind, tiles=kind.tiles.model_copy(update={"whole_px": kind.whole_px}))
 
 
 def _with_fewer(

@@ -54,7 +54,7 @@ RECIPES = (
 def windows_of(frames: Sequence[Frame], tiles: TileSpec, seed: int, most: int = WINDOWS) -> list[FloatImage]:
     """(1, 1, size, size) windows of frames, in turn one as it is and one with a planted defect."""
     rng = np.random.default_rng((seed, 0x1E8))
-    squares = tiles.model_copy(update={"whole": False})
+    squares = tiles.model_copy(update={"whole_px": 0})
     if tiles.whole:  # any size does, and small ones are quick
         side = min(tiles.size_px, WHOLE_PX)
         squares = TileSpec(size_px=side, keep_px=side, step_px=side)

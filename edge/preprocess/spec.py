@@ -23,14 +23,15 @@ class TileSpec(_Spec):
     """Square windows: `size_px` is what the engine sees, its centre `keep_px` is what is kept of the answer,
     a new window every `step_px`. 320→256 without overlap: (320, 256, 256); 64 at half steps: (64, 64, 32).
 
-    `whole`: a fully convolutional network sees the whole plane at once (in as few windows as fit into memory,
-    see `Tiling`); squares are then only what it was learned and proved with, and their margin is mirrored.
+    `whole_px` above 0: a fully convolutional network sees the whole plane at once, in as few windows as fit
+    into memory (see `Tiling`), whose sides are multiples of it. Squares are then only what it was learned
+    and proved with, and their margin is mirrored.
     """
 
     size_px: int = Field(320, ge=8, le=4096)
     keep_px: int = Field(256, ge=8, le=4096)
     step_px: int = Field(256, ge=1, le=4096)
-    whole: bool = False
+    whole_px: int = Field(0, ge=0, le=256)
 
     @model_validator(mode="after")
     def _covers(self) -> Self:
@@ -39,6 +40,11 @@ class TileSpec(_Spec):
         if self.step_px > self.keep_px:
             raise ValueError("step_px above keep_px would leave gaps")
         return self
+
+    @property
+    def whole(self) -> bool:
+        """Whether the network sees whole planes."""
+        return self.whole_px > 0
 
     @property
     def margin_px(self) -> int:
@@ -131,5 +137,5 @@ class PreprocessSpec(_Spec):
         if self.fit == "stretch":
             later["fit"] = True
         if not self.tiles.whole:
-            later["tiles"] = {"whole"}
+            later["tiles"] = {"whole_px"}
         return hashlib.sha256(self.model_dump_json(exclude=later).encode()).hexdigest()

@@ -13,10 +13,8 @@ from numpy.typing import NDArray
 from edge.preprocess.spec import TileSpec
 from edge.types import FloatImage, Mask, TileArray
 
-# Of `whole` windows. Their sides are multiples of what U-Nets of five levels and a fold can halve; two
-# in flight fit into the memory that the daemon keeps to; and where a plane needs several, each pixel's answer
-# comes from the window whose border is farther away.
-WINDOW_MULTIPLE_PX = 32
+# Of `whole` windows: two in flight fit into the memory that the daemon keeps to; and where a plane needs
+# several, each pixel's answer comes from the window whose border is farther away.
 MOST_WINDOW_PIXELS = 1 << 21
 WINDOW_OVERLAP_PX = 128
 
@@ -33,8 +31,11 @@ class Tiling:
         self.margin = spec.margin_px
         self.window = (spec.size_px, spec.size_px)  # height, width of what the network sees
         if spec.whole:
-            rows, columns = _fewest(height, width, self.margin)
-            self.window = _side(height, rows, self.margin), _side(width, columns, self.margin)
+            rows, columns = _fewest(height, width, self.margin, spec.whole_px)
+            self.window = (
+                _side(height, rows, self.margin, spec.whole_px),
+                _side(width, columns, self.margin, spec.whole_px),
+            )
         self.keep = self.window[0] - 2 * self.margin, self.window[1] - 2 * self.margin
         if spec.whole:
             self.ys, self.xs = _spread(height, rows, self.keep[0]), _spread(width, columns, self.keep[1])
@@ -160,13 +161,13 @@ def _coverage(starts: NDArray[np.int64], length: int, keep: int) -> FloatImage:
 
 
 @lru_cache(64)
-def _fewest(height: int, width: int, margin: int) -> tuple[int, int]:
+def _fewest(height: int, width: int, margin: int, multiple: int) -> tuple[int, int]:
     """(rows, columns) of `whole` windows that compute the fewest pixels; of equals, the fewest windows."""
     least, best = math.inf, (1, 1)
-    for rows in range(1, 1 + math.ceil(height / WINDOW_MULTIPLE_PX)):
-        tall = _side(height, rows, margin)
-        for columns in range(1, 1 + math.ceil(width / WINDOW_MULTIPLE_PX)):
-            pixels = tall * _side(width, columns, margin)
+    for rows in range(1, 1 + math.ceil(height / WINDOW_OVERLAP_PX)):
+        tall = _side(height, rows, margin, multiple)
+        for columns in range(1, 1 + math.ceil(width / WINDOW_OVERLAP_PX)):
+            pixels = tall * _side(width, columns, margin, multiple)
             if pixels > MOST_WINDOW_PIXELS:
                 continue
             cost = rows * columns * pixels * (1 + 1e-6 * rows * columns)
@@ -176,10 +177,10 @@ def _fewest(height: int, width: int, margin: int) -> tuple[int, int]:
     return best
 
 
-def _side(length: int, count: int, margin: int) -> int:
+def _side(length: int, count: int, margin: int, multiple: int) -> int:
     """Of one of `count` overlapping windows that cover a length, with its margins."""
     kept = math.ceil((length + (count - 1) * WINDOW_OVERLAP_PX) / count)
-    return math.ceil((kept + 2 * margin) / WINDOW_MULTIPLE_PX) * WINDOW_MULTIPLE_PX
+    return math.ceil((kept + 2 * margin) / multiple) * multiple
 
 
 def _spread(length: int, count: int, keep: int) -> NDArray[np.int64]:

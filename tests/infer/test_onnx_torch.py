@@ -142,7 +142,7 @@ def test_operators_mean_what_the_onnx_reference_says(case: str) -> None:
     [
         ("Resize", {"none1": ints(), "s": np.array([1, 1, 2, 2], np.float32)}, {"mode": "cubic"}),
         ("Resize", {"none1": ints(), "s": np.array([1, 1, 2, 2], np.float32)}, {"mode": "nearest"}),
-        ("MaxPool", {}, {"kernel_shape": [2, 2], "ceil_mode": 1}),
+        ("MaxPool", {}, {"kernel_shape": [2, 2], "ceil_mode": 1, "pads": [1, 1, 1, 1]}),
         ("AveragePool", {}, {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}),
         ("Conv", {"w": floats(3, 4, 3, 3)}, {"auto_pad": "SAME_UPPER"}),
         ("ConvTranspose", {"w": floats(4, 3, 3, 3)}, {"pads": [1, 0, 0, 0]}),

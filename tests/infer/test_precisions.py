@@ -133,7 +133,7 @@ def test_fewer_bits_may_differ_at_the_golden_pair_as_much_as_when_they_were_acce
 def test_the_network_is_ready_for_the_size_that_frames_have(bundle: Bundle) -> None:
     precisions = found(bundle, int8=True).model_copy(update={"plane_px": (200, 300)})
     assert window_of(bundle, precisions) == (PX, PX)
-    tiles = bundle.manifest.preprocess.tiles.model_copy(update={"whole": True})
+    tiles = bundle.manifest.preprocess.tiles.model_copy(update={"whole_px": 32})
     spec = bundle.manifest.preprocess.model_copy(update={"tiles": tiles})
     whole = bundle.model_copy(update={"manifest": bundle.manifest.model_copy(update={"preprocess": spec})})
     assert window_of(whole, precisions) == (224, 320)

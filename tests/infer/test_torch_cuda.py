@@ -75,7 +75,7 @@ def test_scaling_that_is_wrong_is_noticed(bundle: Bundle, monkeypatch: pytest.Mo
 
 
 def test_tiles_the_network_does_not_take_are_said(bundle: Bundle) -> None:
-    folding = OnnxNetwork(network("anomaly-unet"))  # of the size it was exported for
+    folding = OnnxNetwork(network("frequency-unet"))  # of the size it was exported for
     with pytest.raises(BundleError, match="does not take tiles of 64×62"):
         torch_cuda._open(folding, torch.device("cpu"), bundle, 1, 64, 62)
 

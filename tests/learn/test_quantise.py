@@ -18,7 +18,7 @@ from edge.learn.quantise import RECIPES, quantise, windows_of
 from edge.preprocess import TileSpec
 from edge.types import Frame, ImageInfo
 
-TILES = TileSpec(size_px=64, keep_px=64, step_px=32, whole=True)
+TILES = TileSpec(size_px=64, keep_px=64, step_px=32, whole_px=32)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Who sees whole frames, and that answers are those of tiles where a network sees no farther than the margin."""
+"""Who sees whole frames, and that answers are the tiles' where networks see no farther than the margin."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from edge.preprocess import MaskSpec, PreprocessSpec, TileSpec
 from edge.renewal import Renewal
 from edge.testing import write_frame
 
-ANY_SIZE = sorted(name for name, kind in MODELS.items() if kind.any_size)
+ANY_SIZE = sorted(name for name, kind in MODELS.items() if kind.whole_px)
 
 
 def tiles_of(tmp_path: Path, sizes: list[tuple[int, int]], **asked: object) -> TileSpec:
@@ -104,7 +104,7 @@ def test_whole_frames_and_tiles_give_the_same_where_the_margin_covers_what_the_n
     plane = np.random.default_rng(0).random((300, 420), np.float32)
     tiled = TileSpec(size_px=64, keep_px=48, step_px=48)
     both = []
-    for tiles in (tiled, tiled.model_copy(update={"whole": True})):
+    for tiles in (tiled, tiled.model_copy(update={"whole_px": 32})):
         (answer,) = answers([Planes(plane)], PreprocessSpec(tiles=tiles), runtime)
         both.append(answer.stitched)
     np.testing.assert_allclose(both[0], both[1], atol=1e-5)
@@ -123,7 +123,7 @@ def test_windows_of_a_large_plane_agree_with_one_window(monkeypatch: pytest.Monk
     torch.nn.init.constant_(network.head.bias, 0.0)
     runtime = OpenVinoRuntime(to_onnx(AnomalyMap(network).eval(), 128), origin=Path("segmenter"))
     plane = np.random.default_rng(0).random((512, 768), np.float32)
-    spec = PreprocessSpec(tiles=TileSpec(size_px=128, keep_px=128, step_px=96, whole=True))
+    spec = PreprocessSpec(tiles=TileSpec(size_px=128, keep_px=128, step_px=96, whole_px=32))
     (one,) = answers([Planes(plane)], spec, runtime)
     monkeypatch.setattr(tiling, "MOST_WINDOW_PIXELS", 512 * 480)
     tiling._fewest.cache_clear()

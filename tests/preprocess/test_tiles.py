@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.preprocess import TileSpec, Tiling
-from edge.preprocess.tiles import MOST_WINDOW_PIXELS, WINDOW_MULTIPLE_PX, Stitcher
+from edge.preprocess.tiles import MOST_WINDOW_PIXELS, Stitcher
 from edge.types import as_float
 
 sizes = st.integers(1, 120)
@@ -69,8 +69,8 @@ def test_a_spec_that_cannot_cover_is_refused(size: int, keep: int, step: int) ->
         TileSpec(size_px=size, keep_px=keep, step_px=step)
 
 
-WHOLE = TileSpec(size_px=64, keep_px=64, step_px=32, whole=True)
-WHOLE_OF_PART = TileSpec(size_px=128, keep_px=64, step_px=64, whole=True)  # mirrored margins of 32 px
+WHOLE = TileSpec(size_px=64, keep_px=64, step_px=32, whole_px=32)
+WHOLE_OF_PART = TileSpec(size_px=128, keep_px=64, step_px=64, whole_px=32)  # mirrored margins of 32 px
 
 
 @pytest.mark.parametrize("spec", [WHOLE, WHOLE_OF_PART])
@@ -80,7 +80,7 @@ def test_whole_planes_are_few_windows_and_come_back(spec: TileSpec, size: tuple[
     tiling = Tiling(*size, spec)
     padded, stitcher = tiling.pad(plane), Stitcher(tiling)
     tall, wide = tiling.window
-    assert tall % WINDOW_MULTIPLE_PX == wide % WINDOW_MULTIPLE_PX == 0
+    assert tall % 32 == wide % 32 == 0
     assert tall * wide <= MOST_WINDOW_PIXELS
     for index in range(len(tiling)):
         window = tiling.cut(padded, index, index + 1)

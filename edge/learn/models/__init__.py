@@ -82,7 +82,9 @@ class ModelKind:
     can_go_around: bool = False  # learns fragments, and so the good ones of defect frames
     names_classes: bool = False  # its answer has a channel for each class of the truth
     stride: int = 0  # of a patch network's map, which `strided` may change; 0: it has none
-    any_size: bool = False  # no size is written into it: it may see whole frames
+    whole_px: int = (
+        0  # it may see whole frames whose sides are multiples of this; 0: sizes are written into it
+    )
     facts: Mapping[str, object] = field(default_factory=dict)  # for the bundle's record of its training
 
     # learns without gradients: network, planes, seed
@@ -199,7 +201,7 @@ def _segment_kind(config: unet.UNetConfig, window_px: int, batch: int, learning_
         objective=_segment_objective,
         truth="pixels",
         finish=unet.Probabilities,
-        any_size=True,
+        whole_px=32,
         names_classes=True,
         validation_batches=8,
     )
@@ -314,7 +316,7 @@ ALIGNED_PX = 256  # side of the square that aligned frames are brought to
 MOST_SORTS = 4  # of frames: views or variants, each with its own Gaussians
 
 _ANOMALY = ModelKind(
-    any_size=True,
+    whole_px=anomaly_unet.FOLD,
     build=lambda classes: anomaly_unet.AnomalyUNet(anomaly_unet.AnomalyUNetConfig()),
     tiles=TileSpec(size_px=384, keep_px=384, step_px=352),
     score=ScoreSpec(map="probability", smooth_px=4.0, statistic="top", top_ratio=0.003, peak_px=8),
@@ -335,14 +337,14 @@ MODELS: Mapping[str, ModelKind] = {
     "anomaly-unet": _ANOMALY,
     "fusion": replace(
         _ANOMALY,
-        any_size=False,
+        whole_px=0,
         build=_fused,
         complete=fusion.fit,
         finish=lambda network: cast(fusion.SegmenterWithFeatures, network).fused,
     ),
     "fusion-aligned": replace(
         _ANOMALY,
-        any_size=False,
+        whole_px=0,
         build=_fused_aligned,
         complete=fusion.fit,
         finish=lambda network: cast(fusion.SegmenterWithFeatures, network).fused,
@@ -367,7 +369,7 @@ MODELS: Mapping[str, ModelKind] = {
         learning_rate=2e-3,
     ),
     "cae": ModelKind(
-        any_size=True,
+        whole_px=32,
         build=lambda classes: Cae(CaeConfig()),
         tiles=TileSpec(size_px=320, keep_px=256, step_px=256),
         score=_RESIDUAL,

@@ -33,7 +33,7 @@ class AnomalyUNetConfig:
 
 
 class AnomalyUNet(nn.Module):
-    """(n, 1, h, w) float in 0..1 → logits (n, 1, h/fold, w/fold); sides multiples of `config.multiple_px`."""
+    """(n, 1, h, w) float in 0..1 → logits (n, 1, h/fold, w/fold); sides multiples of `config.fold`."""
 
     def __init__(self, config: AnomalyUNetConfig) -> None:
         super().__init__()
@@ -58,11 +58,11 @@ class AnomalyUNet(nn.Module):
         x = cast(_Down, self.down[0]).after_first(x)
         skips = [x]
         for level in list(self.down)[1:]:
-            x = level(nn.functional.max_pool2d(x, 2))
+            x = level(nn.functional.max_pool2d(x, 2, ceil_mode=True))
             skips.append(x)
         for skip, reduce, level in reversed(list(zip(skips, self.reduce, self.up, strict=False))):
             x = nn.functional.interpolate(reduce(x), scale_factor=2.0, mode="nearest")
-            x = level(x + skip)
+            x = level(x[:, :, : skip.shape[2], : skip.shape[3]] + skip)  # odd sides were rounded up
         logits: Tensor = self.head(x)
         return logits
 
