@@ -6,7 +6,7 @@ TOOLS := $(VENV)/tools
 INSTALLED := $(VENV)/.installed-demo
 INSTALLED_DEV := $(VENV)/.installed-dev
 
-.PHONY: demo test test-slow lint torture results accuracy lock audit clean demo-recipe
+.PHONY: demo test test-slow lint torture results bench accuracy lock audit clean demo-recipe
 
 demo: $(INSTALLED)
 	$(EDGE) demo
@@ -33,6 +33,15 @@ lint: $(INSTALLED_DEV)
 # the figures of docs/results.md; needs the research images (EDGE_DATA) and mosquitto
 results: $(INSTALLED_DEV)
 	$(VENV)/bin/python -m bench
+
+# the figures of docs/performance.md: about 50 minutes of a quiet machine; PEER=FOLDER names an environment that
+# has anomalib 2.7, which is otherwise installed (6.5 GB). Needs the research images (EDGE_DATA) and mosquitto
+bench: $(INSTALLED_DEV)
+	mkdir -p results
+	$(VENV)/bin/python -m bench large decoders throughput
+	$(VENV)/bin/python -m bench.peer --rounds 5 --out results/peer.md $(if $(PEER),--peer-venv $(PEER))
+	$(VENV)/bin/python -m bench.origin_way --frames 36 --rounds 3 --out results/origin_way.md
+	$(VENV)/bin/python -m bench.roofline --out results/roofline.md
 
 # the tables of docs/accuracy.md, into var/accuracy.md: about four hours of one core (OMP_NUM_THREADS=1), or two of two
 accuracy: $(INSTALLED_DEV)

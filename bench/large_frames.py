@@ -1,6 +1,6 @@
 """Large 16-bit frames made from small real ones: what a 12-megapixel scanner would see, as far as grey
-values, texture and noise go. Mirrored copies side by side have no seams; every frame has its own crop, flips, gain
-and noise.
+values, texture and noise go. Mirrored copies side by side have no seams; every frame has its own crop, flips,
+gain and noise.
 """
 
 from __future__ import annotations

@@ -23,6 +23,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any, Literal
 
+import cv2
 from prometheus_client import CollectorRegistry
 
 from edge import __version__, app
@@ -79,6 +80,7 @@ class Daemon:
             EdgeError: it cannot start.
         """
         state = self._settings.paths.state
+        cv2.setNumThreads(1)  # the cores are the engine's, and the workers'
         lock = lock_site(state)
         with contextlib.suppress(OSError):  # whoever needs the disk next says what is wrong with it
             make_room(self._settings, self._log)

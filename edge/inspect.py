@@ -6,7 +6,9 @@ import json as jsonlib
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -29,9 +31,10 @@ from edge.pipeline import Inspection, Inspector, PrepareJob, prepare_file
 from edge.publish.payload import frame_payload
 from edge.recipes import naming_of, open_recipe, value_range_of
 from edge.record import evidence
-from edge.types import Identity, ImageInfo, Judgement
+from edge.types import Frame, Identity, ImageInfo, Judgement
 
 EXIT_NOT_OK = 1
+AHEAD = 2  # files that are read before they are asked for; each may be large
 SORTED = {"OK": "io", "NotOK": "nio", "NotDecidable": "undecided"}
 
 
@@ -63,36 +66,34 @@ def run_inspect(
     console = Console()
     keeper = None if out is None else Keeper(out, inspector, sort or "copy")
     all_ok = True
-    for file, name in files:
-        for payload, inspection in verdicts(
-            file, name, inspector, naming, limits, stored,
-            named=_below(file, folders) or name, station=settings.station.name, recipe=recipe,
-        ):  # fmt: skip
-            all_ok &= payload["resultEvaluation"] == "OK"
-            if keeper is not None:
-                keeper.keep(file, name, payload, inspection)
-            if json:
-                print(jsonlib.dumps(payload, allow_nan=False), flush=True)
-            else:
-                console.print(_line(payload, _why(inspection, inspector)), soft_wrap=True, highlight=False)
+    bundle = inspector.bundle
+    jobs = [
+        PrepareJob(
+            file, name, None, bundle.manifest.preprocess, limits, stored, bundle.folder,
+            naming=naming, named=_below(file, folders) or name,
+        )
+        for file, name in files
+    ]  # fmt: skip
+    cv2.setNumThreads(1)  # the cores are the engine's, and the reader's
+    for job, payload, inspection in verdicts(
+        jobs, inspector, naming, station=settings.station.name, recipe=recipe
+    ):
+        all_ok &= payload["resultEvaluation"] == "OK"
+        if keeper is not None:
+            keeper.keep(job.file, job.path, payload, inspection)
+        if json:
+            print(jsonlib.dumps(payload, allow_nan=False), flush=True)
+        else:
+            console.print(_line(payload, _why(inspection, inspector)), soft_wrap=True, highlight=False)
     return 0 if all_ok else EXIT_NOT_OK
 
 
 def verdicts(
-    file: Path,
-    name: str,
-    inspector: Inspector,
-    naming: Naming,
-    limits: Limits,
-    value_range: tuple[float, float] | None,
-    *,
-    named: str,
-    station: str,
-    recipe: str,
-) -> Iterator[tuple[dict[str, Any], Inspection | None]]:
-    """A payload for each page of a file; what cannot be inspected is NotDecidable with its reason.
+    jobs: Iterable[PrepareJob], inspector: Inspector, naming: Naming, *, station: str, recipe: str
+) -> Iterator[tuple[PrepareJob, dict[str, Any], Inspection | None]]:
+    """A payload for each page of each file, in order; what cannot be inspected is NotDecidable and says why.
 
-    `name` is what verdicts call the file, `named` what the naming rule reads.
+    While a frame is judged the next ones are read.
     """
 
     def payload(image: ImageInfo, identity: Identity, judgement: Judgement, **rest: Any) -> dict[str, Any]:
@@ -109,26 +110,64 @@ def verdicts(
             **rest,
         )
 
-    try:
-        bundle = inspector.bundle
-        job = PrepareJob(
-            file, name, None, bundle.manifest.preprocess, limits, value_range, bundle.folder,
-            naming=naming, named=named,
-        )  # fmt: skip
-        frames = prepare_file(job)
-        frames = [replace(f, identity=naming(named, f.tags, f.image.page, f.image.pages)) for f in frames]
-    except DataError as error:
-        print(f"edge: {about(str(file), str(error))}", file=sys.stderr)
-        yield payload(ImageInfo(name, ""), Identity(), Judgement("NotDecidable", (error.reason,))), None
-        return
-    for inspection in inspector.inspect(frames):
-        frame = inspection.frame
-        times = {**frame.times_s, "infer_s": inspection.infer_s, "judge_s": inspection.judge_s}
+    for job, found in _inspected(jobs, inspector, naming):
+        if isinstance(found, DataError):
+            print(f"edge: {about(str(job.file), str(found))}", file=sys.stderr)
+            why = Judgement("NotDecidable", (found.reason,))
+            yield job, payload(ImageInfo(job.path, ""), Identity(), why), None
+            continue
+        frame = found.frame
+        times = {**frame.times_s, "infer_s": found.infer_s, "judge_s": found.judge_s}
         times["total_s"] = sum(times.values())
-        yield (
-            payload(frame.image, frame.identity, inspection.judgement, score=inspection.score, times_s=times),
-            inspection,
-        )
+        said = payload(frame.image, frame.identity, found.judgement, score=found.score, times_s=times)
+        yield job, said, found
+
+
+def _inspected(
+    jobs: Iterable[PrepareJob], inspector: Inspector, naming: Naming
+) -> Iterator[tuple[PrepareJob, Inspection | DataError]]:
+    """Each file's pages, or why there are none, in order."""
+    order: deque[tuple[PrepareJob, DataError | None]] = deque()  # of pages on their way, and files without
+
+    def frames() -> Iterator[Frame]:
+        for job, future in _read_ahead(jobs):
+            try:
+                pages = [
+                    replace(f, identity=naming(job.named, f.tags, f.image.page, f.image.pages))
+                    for f in future.result()
+                ]
+            except DataError as error:
+                order.append((job, error))
+                continue
+            order.extend((job, None) for _ in pages)
+            yield from pages
+
+    def without() -> Iterator[tuple[PrepareJob, DataError]]:
+        while order and order[0][1] is not None:
+            job, error = order.popleft()
+            assert error is not None, "just looked at"
+            yield job, error
+
+    for inspection in inspector.inspect(frames()):
+        yield from without()
+        yield order.popleft()[0], inspection
+    yield from without()
+
+
+def _read_ahead(jobs: Iterable[PrepareJob]) -> Iterator[tuple[PrepareJob, Future[list[Frame]]]]:
+    """Files in order, a few of them read by a thread of their own before they are asked for."""
+    with ThreadPoolExecutor(1, "read") as reader:
+        reading: deque[tuple[PrepareJob, Future[list[Frame]]]] = deque()
+        try:
+            for job in jobs:
+                reading.append((job, reader.submit(prepare_file, job)))
+                if len(reading) > AHEAD:
+                    yield reading.popleft()
+            while reading:
+                yield reading.popleft()
+        finally:
+            for _, future in reading:
+                future.cancel()
 
 
 def naming_by_hand(template: str | None, pattern: str | None) -> Naming | None:

@@ -362,21 +362,30 @@ class Inspector:
             yield score_of(answer, manifest.score, manifest.preprocess.mask)
 
     def inspect(
-        self, frames: Sequence[Frame], on_batch: Callable[[], None] = lambda: None
+        self, frames: Iterable[Frame], on_batch: Callable[[], None] = lambda: None
     ) -> Iterator[Inspection]:
-        """Judge frames, in order. Inference time is shared out by the wait for each frame's answer."""
+        """Judge frames, in order; some are taken ahead, so that the engine need not wait for them.
+
+        Inference time is shared out by the wait for each frame's answer.
+        """
         assert self.calibration is not None, "inspect needs a calibration; score does not"
         manifest = self.bundle.manifest
-        scores = self.score((planes_of(frame) for frame in frames), on_batch)
-        for frame in frames:
-            started = time.monotonic()
-            score = next(scores)
-            inferred = time.monotonic()
+        ahead: deque[Frame] = deque()
+
+        def planes() -> Iterator[Planes]:
+            for frame in frames:
+                ahead.append(frame)
+                yield planes_of(frame)
+
+        scores, started = self.score(planes(), on_batch), time.monotonic()
+        for score in scores:
+            frame, inferred = ahead.popleft(), time.monotonic()
             judgement = judge(
                 score, frame.identity.view, self.calibration, frame.placement, manifest.classes,
                 manifest.score.min_area_px, frame.image.channels,
             )  # fmt: skip
             yield Inspection(frame, score, judgement, inferred - started, time.monotonic() - inferred)
+            started = time.monotonic()
 
     def good_frames(self, frames: Iterable[Frame]) -> Iterator[GoodFrame]:
         """What calibration keeps of frames that are known to be good; one frame in memory at a time."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -228,11 +229,11 @@ class AtEachRate(Inspector):
     ) -> None:
         super().__init__(opened.bundle, opened.runtime, opened.calibration)
         self.evaluations: list[tuple[Evaluation, ...]] = []  # of each frame, at each rate
-        self.frame_px = self.plane_px = self.tiles = 0
+        self.frame_px = self.plane_px = self.computed_px = 0
         self._calibrations, self._on_frame = calibrations, on_frame
 
     def inspect(
-        self, frames: Sequence[Frame], on_batch: Callable[[], None] = lambda: None
+        self, frames: Iterable[Frame], on_batch: Callable[[], None] = lambda: None
     ) -> Iterator[Inspection]:
         """As `Inspector`."""
         manifest = self.bundle.manifest
@@ -252,7 +253,8 @@ class AtEachRate(Inspector):
             height, width = frame.plane.shape
             self.frame_px += frame.image.width * frame.image.height
             self.plane_px += height * width
-            self.tiles += len(Tiling(height, width, manifest.preprocess.tiles))
+            tiling = Tiling(height, width, manifest.preprocess.tiles)
+            self.computed_px += len(tiling) * math.prod(tiling.window)
             self._on_frame(len(self.evaluations))
             yield inspection
 
@@ -274,7 +276,8 @@ def _facts(learned: Mapping[str, Any], opened: Inspector, seen: AtEachRate, infe
         "plane_px_per_frame_px": round(shrunk, 5),
         "gflop_per_mpx": gflop_per_mpx(opened.bundle.model_file, tiles) * shrunk,  # of large frames
         "gflop_per_frame": tile_flop(opened.bundle.model_file, tiles.size_px)
-        * seen.tiles
+        / tiles.size_px**2
+        * seen.computed_px
         / max(1, len(seen.evaluations))
         / 1e9,
         "infer_s_per_mpx": infer_s / max(1, seen.frame_px) * 1e6,

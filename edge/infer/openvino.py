@@ -177,7 +177,8 @@ class OpenVinoRuntime:
                 compiled = core.compile_model(_scaled(model, kind), "CPU", options)
                 if self._cache is not None:
                     self._cache.store(made_for, compiled.export_model().getvalue())
-            count = compiled.get_property(properties.optimal_number_of_infer_requests())
+            # one more than are computed at a time: while Python looks at an answer, the next waits in line
+            count = 1 + compiled.get_property(properties.optimal_number_of_infer_requests())
             return _Network([compiled.create_infer_request() for _ in range(count)], deque(range(count)))
         except RuntimeError as error:
             raise BundleError(
