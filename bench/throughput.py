@@ -136,7 +136,8 @@ def _daemon(context: Context, name: str, staged: Path, number: int) -> dict[str,
     for file in sorted(staged.iterdir())[:frames]:
         (chosen / file.name).hardlink_to(file)
     with site_with_broker(folder) as (site, _, _consumer):
-        site.configure(name, source={"template": "{part}", "settle_s": 0.3, "rescan_s": 0.5})
+        source = {"template": "{part}", "settle_s": 0.3, "rescan_s": 0.5}
+        site.configure(name, source=source, runtime={"precision": "fp32"})  # as the bare model
         drop(chosen, site.incoming)
         with running(site) as daemon, Memory(daemon.process.pid) as memory:
             wait(lambda: daemon.judged() >= frames, f"{frames} verdicts", 600)
@@ -174,8 +175,9 @@ def _bare(context: Context, name: str, staged: Path) -> dict[str, Any]:
     files = sorted(staged.iterdir())[: context.size(TILES_FROM, 2)]
     if not array.exists():
         np.save(array, np.concatenate([_tiles(file, spec) for file in files]))
-    per_frame = len(np.load(array, mmap_mode="r")) / len(files)
-    batch = max(1, PIXELS_PER_CALL // spec.tiles.size_px**2)
+    stored = np.load(array, mmap_mode="r")
+    per_frame = len(stored) / len(files)
+    batch = max(1, PIXELS_PER_CALL // (stored.shape[2] * stored.shape[3]))
     done = subprocess.run(
         [sys.executable, "-m", "bench.bare_model", str(bundle.model_file), str(array), str(batch), "fp32",
          str(context.size(int(BARE_S), 1))],

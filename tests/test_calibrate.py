@@ -19,7 +19,7 @@ from edge.infer.bundle import Bundle, ScoreSpec, write_bundle
 from edge.intake.naming import compile_naming
 from edge.judge.calibration import TooFew, load_calibration
 from edge.preprocess import MaskSpec, PreprocessSpec, TileSpec
-from edge.types import FloatImage
+from edge.types import FloatImage, TileArray, as_float
 
 TILES = TileSpec(size_px=32, keep_px=32, step_px=16)
 
@@ -27,10 +27,13 @@ TILES = TileSpec(size_px=32, keep_px=32, step_px=16)
 class Blur:
     """A runtime whose answer is the blurred tile: the residual is the texture."""
 
-    name, precision, batch = "blur", "fp32", 4
+    name, precision = "blur", "fp32"
 
-    def infer(self, batches: Iterable[FloatImage]) -> Iterator[FloatImage]:
-        for tiles in batches:
+    def batch_of(self, height_px: int, width_px: int) -> int:
+        return 4
+
+    def infer(self, batches: Iterable[TileArray]) -> Iterator[FloatImage]:
+        for tiles in map(as_float, batches):
             yield np.stack([cv2.GaussianBlur(tile[0], (0, 0), 2)[None] for tile in tiles])
 
 

@@ -25,7 +25,7 @@ from edge.preprocess import PreprocessSpec
 SHAPE = (180, 240)
 SAID = (
     "model", "scale", "tiles", "illumination", "mix", "lighting", "at border", "flips", "transpose",
-    "movement", "score", "precision",
+    "movement", "score",
 )  # fmt: skip
 
 
