@@ -28,7 +28,7 @@ class AgreementLimits(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    spearman: float = 0.999  # at least: rank correlation of scores, without and with planted defects
+    spearman: float = 0.999  # at least: rank correlation of the scores of calibration frames
     flips: float = 0.001  # at most: share of them with another verdict
     auroc_change: float = 0.002  # at most: of good frames against the same with planted defects
 
@@ -41,8 +41,7 @@ class Agreement(BaseModel):
     accepted: bool
     why: str  # for people
     frames: int = 0
-    spearman: float | None = None  # of frames as they are, and with planted defects that show
-    spearman_good: float | None = None  # of frames as they are: near ties of few frames weigh much
+    spearman: float | None = None
     flips: int = 0
     planted: int = 0  # defects
     auroc_change: float | None = None

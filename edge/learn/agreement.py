@@ -22,7 +22,6 @@ MOST_PLANTED, LEAST_PLANTED = 200, 40  # defects, over all frames: …
 PLANTED_PIXELS = 120e6  # … each costs a whole plane
 LEAST_FRAMES = 5  # a rank correlation of fewer says nothing
 SAME, NEARLY = 1e-6, 0.01  # relative to the threshold
-SHOWS = 1.05  # times the score of the frame without it
 MOST_GOLDEN = 0.5  # of the golden answers: a network that differs by more somewhere was broken on the way
 
 
@@ -34,7 +33,6 @@ class _Seen:
     evaluations: list[str] = field(default_factory=list)
     relative: list[float] = field(default_factory=list)  # to the threshold; NaN where there is no verdict
     planted: list[float] = field(default_factory=list)  # of the same with a planted defect
-    good: list[float] = field(default_factory=list)  # of the frame that each defect was planted in
 
 
 class Reference:
@@ -71,7 +69,7 @@ class Reference:
                 ours.evaluations, theirs.evaluations, ours.relative, theirs.relative, strict=True
             )
         )
-        rank = spearman(*_ranked(ours, theirs))
+        rank = spearman(ours.raw, theirs.raw)
         change = None
         if ours.planted:
             change = abs(_auroc(ours) - _auroc(theirs))
@@ -80,7 +78,9 @@ class Reference:
         if count < LEAST_FRAMES:
             reasons.append(f"{count} calibration frames are too few to compare ({LEAST_FRAMES} are needed)")
         elif rank is None or rank < limits.spearman:
-            reasons.append(f"rank correlation {_figure(rank)}, at least {limits.spearman} is wanted")
+            reasons.append(
+                f"rank correlation {_figure(rank)} over {count} frames, at least {limits.spearman} is wanted"
+            )
         if flips > limits.flips * count:
             reasons.append(f"{flips} of {count} frames get another verdict")
         if change is not None and not change <= limits.auroc_change:
@@ -91,16 +91,10 @@ class Reference:
         if change is not None:
             said += f", AUROC of {len(ours.planted)} planted defects changes by {change:.4f}"
         return Agreement(
-            accepted=not reasons,
-            why="; ".join(reasons) or said,
-            frames=count,
-            spearman=rank,
-            spearman_good=spearman(ours.raw, theirs.raw),
-            flips=flips,
-            planted=len(ours.planted),
-            auroc_change=change,
+            accepted=not reasons, why="; ".join(reasons) or said, frames=count, spearman=rank,
+            flips=flips, planted=len(ours.planted), auroc_change=change,
             golden_difference=golden,
-        )
+        )  # fmt: skip
 
     def _said_by(self, runtime: Runtime) -> _Seen:
         inspector = Inspector(self._inspector.bundle, runtime, self._inspector.calibration)
@@ -113,7 +107,6 @@ class Reference:
             seen.evaluations.append(judged.evaluation)
             seen.relative.append(math.nan if judged.score is None else judged.score)
             seen.planted += [score.raw for score in scores]
-            seen.good += [first.raw] * (len(seen.planted) - len(seen.good))
         return seen
 
     def _planes(self, frame: Frame, rng: np.random.Generator) -> Iterator[Planes]:
@@ -122,17 +115,6 @@ class Reference:
             found = plant(frame.plane, random_defect(rng), rng, frame.foreground)
             if found is not None:
                 yield Planes(with_defect(frame.plane, found), frame.foreground)
-
-
-def _ranked(ours: _Seen, theirs: _Seen) -> tuple[list[float], list[float]]:
-    """Scores of calibration frames as they are, and with those planted defects that show: one that does not
-    scores as its frame does, and such ties are ranked by rounding."""
-    shows = [planted >= SHOWS * good for planted, good in zip(ours.planted, ours.good, strict=True)]
-    first, second = (
-        [*seen.raw, *(score for score, yes in zip(seen.planted, shows, strict=True) if yes)]
-        for seen in (ours, theirs)
-    )
-    return first, second
 
 
 def _all(seen: _Seen) -> list[float]:
