@@ -227,7 +227,7 @@ def _config(context: Context) -> Path:
     file = context.folder / "config.toml"
     file.write_text(
         f'schema_version = 1\n[station]\nname = "bench"\n[[source]]\nname = "s"\ndirectory = "in"\n'
-        f'recipe = "{RECIPE}"\ntemplate = "{TEMPLATE}"\n[mqtt]\nenabled = false\n'
+        f'recipe = "{RECIPE}"\ntemplate = "{TEMPLATE}"\n[recipe.{RECIPE}]\n[mqtt]\nenabled = false\n'
     )
     return file
 

@@ -41,9 +41,11 @@ class Source:
     limits: Limits
     value_range: tuple[float, float] | None = None
 
-    def frames(self, bundle: Bundle, most: int) -> Iterator[Frame]:
-        """At most so many that were not learned from; what cannot be read is left out."""
-        unreadable: list[Unreadable] = []  # calibration has said which
+    def frames(
+        self, bundle: Bundle, most: int, unreadable: list[Unreadable] | None = None
+    ) -> Iterator[Frame]:
+        """At most so many that were not learned from; what cannot be read is left out, and listed."""
+        unreadable = [] if unreadable is None else unreadable
         spec, learned = bundle.manifest.preprocess, set(bundle.manifest.training.get("learned_from", ()))
         for _, frame in frames(self.samples, spec, self.limits, self.value_range, unreadable, bundle.folder):
             if learned_id(frame.image.sha256) not in learned:
@@ -70,7 +72,10 @@ def accelerate(
     """
     fp32 = open_runtime(bundle, precision="fp32")
     plants = bundle.manifest.training.get("truth", "none") == "none"
-    seen = [(frame.grey.shape, frame.grey.dtype.name) for frame in source.frames(bundle, MOST_FRAMES)]
+    unreadable: list[Unreadable] = []
+    seen = [(f.grey.shape, f.grey.dtype.name) for f in source.frames(bundle, MOST_FRAMES, unreadable)]
+    for one in unreadable:
+        listen(Event("precision", f"left out: {one} ({one.reason})"))
     held, sizes = len(seen), {(shape[0], shape[1]) for shape, _ in seen}
     now = "fp32"
 
