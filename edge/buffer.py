@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -35,15 +36,22 @@ class Buffer(Generic[Item]):
                 self._changed.notify_all()
             return fits
 
-    def take(self, max_items: int, max_weight: float = float("inf"), timeout_s: float = 0.0) -> list[Item]:
-        """Up to that many items and that much weight (at least one item), waiting for the first."""
+    def take(
+        self,
+        max_items: int,
+        max_weight: float = float("inf"),
+        timeout_s: float = 0.0,
+        wanted: Callable[[Item], bool] = lambda item: True,
+    ) -> list[Item]:
+        """Up to that many items and that much weight (at least one item), waiting for the first; none beyond
+        one that is not `wanted`."""
         taken: list[Item] = []
         total = 0.0
         with self._changed:
             self._changed.wait_for(lambda: bool(self._items), timeout_s)
             while self._items and len(taken) < max_items:
                 item, weight = self._items[0]
-                if taken and total + weight > max_weight:
+                if (taken and total + weight > max_weight) or not wanted(item):
                     break
                 self._items.popleft()
                 taken.append(item)

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import queue
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, TypeVar
@@ -23,6 +23,7 @@ from edge.types import Candidate, Frame, Identity, ImageInfo, Judgement, ModelIn
 MOST_PIXELS_WAITING = 12e6  # in each buffer: 48 MB of float32, or one frame
 DECODE_TRIES = 2  # of a file on which the decoder crashed or hung
 WAIT_S = 0.2
+STREAM_S = 2.0  # frames of one source are judged without a break for so long
 PUT_S = 1.0  # between two beats while the next stage has no room
 
 # Faults of this machine or of the mount, or a recipe that waits for a reload: the file is tried again for as
@@ -359,8 +360,9 @@ class InspectStage:
         batch_frames: int,
         watch: EngineWatch,
         log: Any,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._routes, self._prepared, self._judged = routes, prepared, judged
+        self._routes, self._prepared, self._judged, self._clock = routes, prepared, judged, clock
         self._batch_frames, self._watch, self._log = batch_frames, watch, log
 
     def step(self, wait_s: float = WAIT_S, beat: Beat = no_beat) -> bool:
@@ -373,14 +375,55 @@ class InspectStage:
         for source in dict.fromkeys(file.candidate.source for file in files):
             route = self._routes[source]
             mine = [file for file in files if file.candidate.source == source]
-            for judged in self._inspect(route, mine, beat):
+            self._watch.check_now_and_then(route.recipe, route.inspector)
+            left = self._stream(route, mine, beat)
+            for judged in self._inspect(route, left, beat) if left else ():
                 put_patiently(self._judged, judged, judged.pixels, beat)
         return bool(files)
+
+    def _stream(self, route: Route, files: Sequence[Prepared], beat: Beat) -> list[Prepared]:
+        """Judge files, and those of the source that come meanwhile, so that the engine never waits for this
+        stage; pass each on when it is done. Gives those that are left when anything went wrong."""
+        deadline_s = self._clock() + STREAM_S
+        left = deque(files)  # taken, and not passed on
+        named: deque[tuple[Prepared, list[FrameResult]]] = deque()  # of these: with the results so far
+
+        def frames() -> Iterator[Frame]:
+            more = list(files)
+            while more:
+                for file in more:
+                    _, kept, failures = self._name(route, file)
+                    named.append((file, failures))
+                    yield from kept
+                more = []
+                if self._clock() < deadline_s:
+                    more = self._prepared.take(1, wanted=lambda file: file.candidate.source == route.source)
+                    left.extend(more)
+
+        def pass_on_done() -> None:
+            while named and len(named[0][1]) >= max(1, len(named[0][0].frames)):
+                file, results = named[0]
+                judged = Judged(file.candidate, route, tuple(results), route.inspector.model)
+                put_patiently(self._judged, judged, judged.pixels, beat)
+                named.popleft()
+                left.popleft()
+
+        try:
+            for inspection in route.inspector.inspect(frames(), beat):
+                if "score_not_finite" in inspection.judgement.reasons:
+                    break
+                pass_on_done()  # files before it that have no frames to judge
+                named[0][1].append(self._result(named[0][0], inspection))
+                pass_on_done()
+            else:
+                pass_on_done()
+        except Exception as error:  # whatever engines, OpenCV and numpy raise: looked into one by one
+            self._log.error("inference.failed", recipe=route.recipe, frames=len(left), error=str(error))
+        return list(left)
 
     def _inspect(self, route: Route, files: Sequence[Prepared], beat: Beat) -> list[Judged]:
         named = [self._name(route, file) for file in files]
         frames = [frame for _, frames, _ in named for frame in frames]
-        self._watch.check_now_and_then(route.recipe, route.inspector)
         inspections = iter(self._judge(route, frames, beat))
         judged = []
         for file, kept, failures in named:
