@@ -20,7 +20,7 @@ from edge.intake.naming import Naming, printable
 from edge.pipeline import Holes, Inspection, Inspector, PrepareJob
 from edge.types import Candidate, Frame, Identity, ImageInfo, Judgement, ModelInfo, Score
 
-MOST_PIXELS_WAITING = 12e6  # in each buffer: 48 MB of float32, or one frame
+MOST_PIXELS_WAITING = 8e6  # in each buffer: 32 MB of float32, or one frame
 DECODE_TRIES = 2  # of a file on which the decoder crashed or hung
 WAIT_S = 0.2
 STREAM_S = 2.0  # frames of one source are judged without a break for so long
