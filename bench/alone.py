@@ -92,7 +92,8 @@ def accelerated(context: Context, recipe: str, frames: Path) -> dict[str, str]:
     made = Precisions(
         schema="edge/precisions/1", bundle_sha256=bundle.digest, calibration_sha256=calibration.digest,
         int8_sha256=hashlib.sha256(int8).hexdigest(), device=cpu_identity(), limits=ANYTHING,
-        plane_px=sizes.pop() if len(sizes) == 1 else None, agreements=agreements,
+        plane_px=sizes.pop() if len(sizes) == 1 else None, plane_kind=seen[0].grey.dtype.name,
+        agreements=agreements,
     )  # fmt: skip
     save_precisions(bundle.folder, made, int8)
     return {name: one.why for name, one in agreements.items() if not shipped(one)}
