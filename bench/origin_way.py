@@ -168,12 +168,11 @@ def _recipe(context: Context, name: str, staged: Path) -> dict[str, str]:
 
     from bench import networks
     from edge.infer.bundle import ScoreSpec
-    from edge.learn.automatic import WHOLE
     from edge.learn.models import MODELS
     from edge.preprocess import Clahe, PreprocessSpec, TileSpec
 
     kind = MODELS[name]
-    tiles = TileSpec(size_px=TILE_PX, keep_px=KEEP_PX, step_px=KEEP_PX, whole=name in WHOLE)
+    tiles = TileSpec(size_px=TILE_PX, keep_px=KEEP_PX, step_px=KEEP_PX, whole_px=kind.whole_px)
     planes = networks.labelled([origin_plane(file)[0] for file in sorted(staged.iterdir())[:5]])
     network = networks.learned(kind, planes, tiles, LEARN_STEPS)
     torch.save(network.state_dict(), _weights(context, name))

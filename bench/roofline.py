@@ -194,7 +194,6 @@ def reached(
     size, and where it may see whole frames also on large windows."""
     from bench import networks
     from edge.errors import UnavailableError
-    from edge.learn.automatic import WHOLE
     from edge.learn.export import to_onnx
     from edge.learn.flops import tile_flop
     from edge.learn.models import MODELS
@@ -215,7 +214,7 @@ def reached(
             del graphs["int8"]
     per_mpx = tile_flop(data, size_px) / size_px**2 * 1e6 / 1e9
     found = []
-    for side_px in (size_px, WHOLE_PX) if name in WHOLE else (size_px,):
+    for side_px in (size_px, WHOLE_PX) if kind.whole_px else (size_px,):
         batch = max(1, PIXELS_PER_CALL // side_px**2)
         large = np.tile(windows[:batch], (1, 1, -(-side_px // size_px), -(-side_px // size_px)))
         inputs = [large[:, :, :side_px, :side_px]]
