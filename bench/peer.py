@@ -98,7 +98,7 @@ def _recipe(context: Context, name: str, staged: Path) -> dict[str, str]:
 
     kind = networks.LIGHT if name == "light" else MODELS[name]
     planes = networks.labelled(fibre_planes(5))
-    tiles = kind.tiles.model_copy(update={"whole": True})
+    tiles = kind.tiles.model_copy(update={"whole_px": 32})  # padded as the peer's
     network = kind.finish(networks.learned(kind, planes, tiles, LEARN_STEPS))
     networks.write_whole(context.folder / f"{name}.xml", network, FRAME_PX, multiple_px=32)
     networks.write_engine(
