@@ -126,7 +126,8 @@ class OpenVinoRuntime:
                 while not network.free:
                     yield self._collect(flying)
                 slot = network.free.popleft()
-                tiles = np.ascontiguousarray(tiles)
+                # OpenVINO shares no memory that it could not write to, such as planes from a decode worker
+                tiles = np.require(tiles, requirements=("C", "W"))
                 request = network.requests[slot]
                 request.set_input_tensor(ov.Tensor(tiles, shared_memory=True))
                 request.start_async()

@@ -117,7 +117,8 @@ def scaled(tiles: Tensor) -> Tensor:
 
 
 def _as_torch(tiles: TileArray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(tiles).view(np.int16) if tiles.dtype == np.uint16 else tiles)
+    ours = np.require(tiles, requirements=("C", "W"))  # torch warns of what it may not write to
+    return torch.from_numpy(ours.view(np.int16) if ours.dtype == np.uint16 else ours)
 
 
 class _HostSlot:

@@ -159,6 +159,16 @@ def test_tiles_of_several_sizes_come_back_in_order(bundle: Bundle) -> None:
         np.testing.assert_array_equal(answer, alone)
 
 
+def test_tiles_that_may_not_be_written_to_are_taken(bundle: Bundle) -> None:
+    """As planes come from decode workers."""
+    runtime = OpenVinoRuntime(bundle.read(MODEL), origin=bundle.model_file)
+    tiles = np.random.default_rng(3).integers(0, 255, (1, 1, PX, PX), np.uint8)
+    (expected,) = runtime.infer([tiles.copy()])
+    tiles.flags.writeable = False
+    (answer,) = runtime.infer([tiles])
+    np.testing.assert_array_equal(answer, expected)
+
+
 def test_speed_is_pixels_a_second(bundle: Bundle) -> None:
     runtime = OpenVinoRuntime(bundle.read(MODEL), origin=bundle.model_file)
     assert pixels_per_s(runtime, (PX, PX), 0.05) > PX * PX
