@@ -88,7 +88,7 @@ def _on_any(
             continue
         try:
             return _on_gpu(device, bundle, precision, precisions, cache, note, progress)
-        except UnavailableError as error:
+        except (UnavailableError, BundleError) as error:  # nobody insisted on it
             note(f"{device} is not used: {error.message}")
     note("there is an NVIDIA GPU, and nothing that can use it: the CPU judges (see `edge doctor --gpu`)")
     return None
@@ -153,8 +153,10 @@ class _OnCpu:
     def open(self, precision: str) -> Runtime:
         from edge.infer.openvino import Plan
 
+        whole = self._bundle.manifest.preprocess.tiles.whole
+        usual = Plan(streams=1 if whole else 0, threads=self._threads)
         if precision != "auto":
-            return self._proved(precision, Plan(threads=self._threads))
+            return self._proved(precision, usual)
         chosen, plan = self._fastest()
         if chosen == "fp32":
             return self._proved(chosen, plan)
@@ -162,7 +164,7 @@ class _OnCpu:
             return self._proved(chosen, plan)
         except (BundleError, UnavailableError) as error:
             self._note(f"{self._bundle.folder}: {chosen} is not used, fp32 judges: {error.message}")
-            return self._proved("fp32", Plan(threads=self._threads))
+            return self._proved("fp32", usual)
 
     def _proved(self, precision: str, plan: Plan) -> OpenVinoRuntime:
         """Compiled and proved; what was compiled before and fails is compiled again."""

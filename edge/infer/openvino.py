@@ -117,21 +117,19 @@ class OpenVinoRuntime:
 
     def infer(self, batches: Iterable[TileArray]) -> Iterator[FloatImage]:
         """See `Runtime.infer`; as many batches are in flight as the CPU has streams."""
-        flying: deque[tuple[_Network, int, TileArray]] = (
-            deque()
-        )  # with the tiles, which must stay where they are
+        # with the tiles, which must stay where they are
+        flying: deque[tuple[_Network, int, TileArray]] = deque()
         try:
             for tiles in batches:
                 network = self._network(tiles.shape[2], tiles.shape[3], tiles.dtype.name)
                 while not network.free:
                     yield self._collect(flying)
-                slot = network.free.popleft()
                 # OpenVINO shares no memory that it could not write to, such as planes from a decode worker
                 tiles = np.require(tiles, requirements=("C", "W"))
-                request = network.requests[slot]
+                request = network.requests[network.free[0]]
                 request.set_input_tensor(ov.Tensor(tiles, shared_memory=True))
                 request.start_async()
-                flying.append((network, slot, tiles))
+                flying.append((network, network.free.popleft(), tiles))  # only now: a fault costs no request
             while flying:
                 yield self._collect(flying)
         finally:

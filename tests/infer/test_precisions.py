@@ -169,6 +169,15 @@ def test_tiles_that_may_not_be_written_to_are_taken(bundle: Bundle) -> None:
     np.testing.assert_array_equal(answer, expected)
 
 
+def test_tiles_that_cannot_be_computed_cost_no_request(bundle: Bundle) -> None:
+    runtime = OpenVinoRuntime(bundle.read(MODEL), origin=bundle.model_file)
+    good = np.full((1, 1, PX, PX), 0.5, np.float32)
+    for _ in range(8):  # more often than there are requests
+        with pytest.raises((RuntimeError, ValueError)):
+            list(runtime.infer([np.zeros((1, 3, PX, PX), np.float32)]))
+    assert len(list(runtime.infer([good, good, good, good]))) == 4
+
+
 def test_speed_is_pixels_a_second(bundle: Bundle) -> None:
     runtime = OpenVinoRuntime(bundle.read(MODEL), origin=bundle.model_file)
     assert pixels_per_s(runtime, (PX, PX), 0.05) > PX * PX
