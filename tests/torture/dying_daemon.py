@@ -9,22 +9,23 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import edge.pipeline
 from edge.cli import main
 from edge.inflight import InFlight
 from edge.intake.source import SourceIntake
 from edge.publish.mqtt import MqttSink
 from edge.record.store import Store
 from edge.recording import RecordStage
-from edge.stages import DecodeStage, InspectStage
+from edge.stages import DecodeStage, Judged
 
-# where: the method that is the boundary, and on which side of it to die
-BOUNDARIES: dict[str, tuple[type, str, str]] = {
+# where: the method or function that is the boundary, and on which side of it to die
+BOUNDARIES: dict[str, tuple[Any, str, str]] = {
     "found": (SourceIntake, "_step", "after"),
     "noted": (InFlight, "enter", "after"),
     "submitted": (DecodeStage, "_start", "after"),
     "decoded": (DecodeStage, "_sort", "after"),
-    "inferred": (InspectStage, "_judge", "after"),
-    "judged": (InspectStage, "_inspect", "after"),
+    "inferred": (edge.pipeline, "judge", "before"),  # in the middle of a stream of frames
+    "judged": (Judged, "__init__", "after"),
     "drafted": (RecordStage, "_draft", "after"),  # pictures are written, the database knows nothing
     "in the transaction": (Store, "add_verdict", "after"),
     "part closed in the transaction": (RecordStage, "_close_part", "after"),

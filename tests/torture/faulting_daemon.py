@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from edge.cli import main
-from edge.stages import InspectStage
+from edge.pipeline import Inspection, Inspector
+from edge.types import Frame
 
-original = InspectStage._judge
+original = Inspector.inspect
 
 
-def faulting(self, route, frames, beat):  # type: ignore[no-untyped-def]
-    if any(frame.image.width == 96 for frame in frames):
-        ctypes.string_at(0)
-    return original(self, route, frames, beat)
+def faulting(self: Inspector, frames: Iterable[Frame], *rest: Any) -> Iterator[Inspection]:
+    def watched() -> Iterator[Frame]:
+        for frame in frames:
+            if frame.image.width == 96:
+                ctypes.string_at(0)
+            yield frame
+
+    return original(self, watched(), *rest)
 
 
 if __name__ == "__main__":
-    InspectStage._judge = faulting  # type: ignore[method-assign]
+    Inspector.inspect = faulting  # type: ignore[method-assign]
     sys.argv = ["edge", "run", *sys.argv[1:]]
     main()

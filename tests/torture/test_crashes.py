@@ -50,6 +50,7 @@ def die(site: Site, where: str, times: int) -> None:
         assert process.wait(60) == -signal.SIGKILL, (site.folder / "dying.log").read_text()[-2000:]
     finally:
         process.kill()
+        process.wait(10)
 
 
 @pytest.mark.parametrize("where", BOUNDARIES)
