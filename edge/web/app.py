@@ -17,7 +17,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
-from starlette.routing import Mount, Route
+from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -66,12 +66,14 @@ def create_app(
     quality: QualityView | None = None,
     token: str | None = None,
     hosts: Collection[str] = (),
+    more: Sequence[BaseRoute] = (),
     clock: Callable[[], float] = time.monotonic,
 ) -> Starlette:
     """The application.
 
     `status`, `verdicts(limit)` (payloads, newest first) and `quality` are called in worker threads, several
     at a time.
+    `more` are routes of other modules, behind the same checks.
     `token`, if there is one, is asked for; `hosts` are the names it answers to, empty: any.
     `evidence` of a payload is a path below `evidence_root`: of a picture, or of a folder with `overlay.jpg`.
     """
@@ -127,6 +129,7 @@ def create_app(
             Route("/api/v1/verdicts", api_verdicts),
             Route("/api/v1/spc", api_spc),
             Route("/api/v1/spc.svg", api_spc_svg),
+            *more,
             Mount("/evidence", _Evidence(directory=evidence_root, check_dir=False)),
             Mount("/static", StaticFiles(directory=STATIC)),
         ],
