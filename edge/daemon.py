@@ -61,6 +61,7 @@ class Daemon:
         self._environ = os.environ if environ is None else environ
         self._health = Health()
         self._metrics = Metrics(CollectorRegistry())
+        self._metrics.ready.set_function(self._is_ready)  # at each scrape
         # SimpleQueue: a signal handler may interrupt its own put
         self._inbox: queue.SimpleQueue[Literal["stop", "reload"]] = queue.SimpleQueue()
         self._stopping = False
@@ -244,6 +245,15 @@ class Daemon:
                 name, sha256=model.sha256, runtime=model.runtime, precision=model.precision
             )
         self._metrics.forget_bundles(inspectors)
+        for source in self._settings.source:
+            self._metrics.expect_frames(source.name, source.recipe)
+        for name, recipe in self._settings.recipe.items():
+            if recipe.views and name in inspectors:
+                self._metrics.expect_parts(name)
+
+    def _is_ready(self) -> bool:
+        """What /readyz answers."""
+        return self._health.ready()[0] and self._health.healthy(time.monotonic())[0]
 
     def status(self, line: app.Line, store: Store) -> dict[str, Any]:
         """What /api/v1/status, `…/state` and `edge status` say."""

@@ -10,8 +10,9 @@ from collections.abc import Collection, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
-from edge.types import Verdict
+from edge.types import Evaluation, Verdict
 
+EVALUATIONS: tuple[Evaluation, ...] = ("OK", "NotOK", "NotDecidable")
 STAGES = ("settle", "queue", "decode", "preprocess", "infer", "judge", "record", "total")
 LATENCY_BUCKETS_S = (
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0,
@@ -98,6 +99,12 @@ class Metrics:
         self.intake_backlog = Gauge(
             "edge_intake_backlog", "Frames seen and not yet judged.", ["source"], registry=registry
         )
+        self.source_reachable = Gauge(
+            "edge_source_reachable",
+            "1 while the folder can be listed, else 0.",
+            ["source"],
+            registry=registry,
+        )
         self.intake_rejected = Counter(
             "edge_intake_rejected",
             "Files set aside without being judged.",
@@ -142,6 +149,9 @@ class Metrics:
             ["recipe"],
             registry=registry,
         )
+        self.ready = Gauge(
+            "edge_ready", "1 while /readyz says so: engines warm, sources reachable, …", registry=registry
+        )
         self.build_info = Gauge("edge_build_info", "1 for this version.", ["version"], registry=registry)
         self.disk_free_bytes = Gauge(
             "edge_disk_free_bytes", "Free space where state is kept.", ["path"], registry=registry
@@ -153,6 +163,8 @@ class Metrics:
         self.evidence_skipped = Counter(
             "edge_evidence_skipped", "Verdicts whose pictures were not kept.", ["reason"], registry=registry
         )
+        for reason in ("disk_full", "failed"):
+            self.evidence_skipped.labels(reason)
         self.reloads = Counter("edge_reloads", "Configurations taken over.", registry=registry)
         self.reload_failures = Counter(
             "edge_reload_failures", "Configurations refused; the old one stayed.", registry=registry
@@ -164,7 +176,18 @@ class Metrics:
         if old is not None:
             self.bundle_info.remove(recipe, *old)
         self._bundles[recipe] = (sha256, runtime, precision)
+        self.engine_losses.labels(recipe)
         self.bundle_info.labels(recipe, sha256, runtime, precision).set(1)
+
+    def expect_frames(self, source: str, recipe: str) -> None:
+        """Begin the series of a source at 0: a rate cannot see a counter that begins with its first event."""
+        for evaluation in EVALUATIONS:
+            self.frames.labels(source, recipe, evaluation)
+
+    def expect_parts(self, recipe: str) -> None:
+        """The same for the parts of a recipe."""
+        for evaluation in EVALUATIONS:
+            self.parts.labels(recipe, evaluation)
 
     def engine_lost(self, recipe: str) -> None:
         self.engine_losses.labels(recipe).inc()
@@ -177,6 +200,7 @@ class Metrics:
     # what edge.publish.outbox counts
 
     def outbox_state(self, sink: str, *, depth: int, oldest_s: float, connected: bool) -> None:
+        self.outbox_delivered_total.labels(sink), self.outbox_refused_total.labels(sink)  # begin at 0
         self.outbox_depth.labels(sink).set(depth)
         self.outbox_oldest_seconds.labels(sink).set(oldest_s)
         self.sink_connected.labels(sink).set(connected)
@@ -191,6 +215,7 @@ class Metrics:
 
     def intake_state(self, source: str, *, backlog: int, reachable: bool) -> None:
         """The backlog of a source that cannot be listed is unknown; /readyz says that it is unreachable."""
+        self.source_reachable.labels(source).set(reachable)
         if reachable:
             self.intake_backlog.labels(source).set(backlog)
 

@@ -14,6 +14,8 @@ CONTRACT = {
     "edge_frame_latency_seconds_bucket": {"stage", "le"},
     "edge_score_bucket": {"recipe", "view", "le"},
     "edge_intake_backlog": {"source"},
+    "edge_source_reachable": {"source"},
+    "edge_ready": set(),
     "edge_intake_rejected_total": {"source", "reason"},
     "edge_outbox_depth": {"sink"},
     "edge_outbox_oldest_seconds": {"sink"},
@@ -61,7 +63,7 @@ def use_all(metrics: Metrics) -> None:
     metrics.drifted("bracket", "07", 1.0, 0.2)
     metrics.quality("bracket", "07", nqi=1.02, ewma=1.01, out=False)
     metrics.last_verdict_timestamp_seconds.labels("bracket").set(1.0)
-    metrics.intake_backlog.labels("ct").set(1)
+    metrics.intake_state("ct", backlog=1, reachable=True)
     metrics.intake_rejected.labels("ct", "truncated").inc()
     metrics.disk_free_bytes.labels("/var").set(1)
     metrics.database_set_aside.set(0)
@@ -85,6 +87,25 @@ def test_everything_exposed_is_in_the_contract(metrics: Metrics) -> None:
     suffixes = ("_sum", "_count", "_created")
     names = {name for name, _, _ in exposed(metrics) if not name.endswith(suffixes)}
     assert {name for name in names if name.startswith("edge_")} <= set(CONTRACT)
+
+
+def test_counters_of_what_is_expected_begin_at_zero(metrics: Metrics) -> None:
+    metrics.expect_frames("ct", "bracket")
+    metrics.expect_parts("bracket")
+    metrics.set_bundle("bracket", sha256="ab", runtime="openvino", precision="int8")
+    found = [(name, labels.get("evaluation"), value) for name, labels, value in exposed(metrics)]
+    for name in ("edge_frames_total", "edge_parts_total"):
+        for evaluation in ("OK", "NotOK", "NotDecidable"):
+            assert (name, evaluation, 0.0) in found
+    assert ("edge_engine_losses_total", None, 0.0) in found
+
+
+def test_a_source_that_cannot_be_listed_says_so_and_keeps_its_backlog(metrics: Metrics) -> None:
+    metrics.intake_state("ct", backlog=3, reachable=True)
+    metrics.intake_state("ct", backlog=0, reachable=False)
+    found = {name: value for name, _, value in exposed(metrics)}
+    assert found["edge_source_reachable"] == 0
+    assert found["edge_intake_backlog"] == 3
 
 
 def test_outbox_values(metrics: Metrics) -> None:
