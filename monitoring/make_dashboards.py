@@ -264,10 +264,10 @@ LINE = dashboard(
         "How fast": [
             Panel("From complete to recorded", "The latency that a MES sees, without the broker's.",
                   quantiles("edge_frame_latency_seconds", f'{BOX},stage="total"', "le"), unit="s", width=12),
-            Panel("Where the time goes", "Mean of each stage.",
-                  ((f'sum by (stage) (rate(edge_frame_latency_seconds_sum{{{BOX},stage!="total"}}'
+            Panel("Where the time goes", "Mean of each stage after the file was complete.",
+                  ((f'sum by (stage) (rate(edge_frame_latency_seconds_sum{{{BOX},stage!~"total|settle"}}'
                     "[$__rate_interval])) / (sum by (stage) (rate(edge_frame_latency_seconds_count"
-                    f'{{{BOX},stage!="total"}}[$__rate_interval])) > 0)', "{{stage}}"),),
+                    f'{{{BOX},stage!~"total|settle"}}[$__rate_interval])) > 0)', "{{stage}}"),),
                   unit="s", width=12, stacked=True),
             Panel("Backlog", "Frames seen and not yet judged, by source.",
                   ((f"edge_intake_backlog{{{BOX}}}", "{{source}}"),), width=12),
@@ -381,8 +381,9 @@ SERVICE = dashboard(
             Panel("Disk free", "Where state is kept.",
                   ((f"edge_disk_free_bytes{{{BOX}}}", "{{path}}"),), unit="bytes", width=8),
             Panel("Engines", "Which judge now.", ((f"edge_bundle_info{{{BOX}}}", ""),), kind="table",
-                  width=16),
-            Panel("Versions", "", ((f"edge_build_info{{{BOX}}}", ""),), kind="table", width=8),
+                  width=16, height=4),
+            Panel("Versions", "", ((f"edge_build_info{{{BOX}}}", ""),), kind="table", width=8,
+                  height=4),
         ],
     },
     "instance",
