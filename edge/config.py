@@ -78,21 +78,21 @@ class _Table(BaseModel):
 
 
 class Station(_Table):
-    name: TopicLevel = "edge-1"
+    name: TopicLevel = "edge-1"  # in topics and payloads
 
 
 class Paths(_Table):
-    engines: Path = Path("engines")
-    calibration: Path = Path("calibration")
-    state: Path = Path("var")
+    engines: Path = Path("engines")  # a folder for each bundle
+    calibration: Path = Path("calibration")  # NAME.json: thresholds of each view
+    state: Path = Path("var")  # database, evidence, compiled engines; on a local disk
 
 
 class DicomNaming(_Table):
     """DICOM keywords that give part, view and batch."""
 
-    part: str | None = None
-    view: str | None = None
-    batch: str | None = None
+    part: str | None = None  # keyword such as PatientID
+    view: str | None = None  # such as ViewPosition
+    batch: str | None = None  # such as StudyID
 
     @field_validator("part", "view", "batch")
     @classmethod
@@ -107,23 +107,26 @@ class DicomNaming(_Table):
 class Source(_Table):
     """A folder that a scanner writes frames into."""
 
-    name: Label
-    directory: Path
-    recipe: str
-    template: str | None = None
-    pattern: str | None = None
+    name: Label  # in metrics and the log
+    directory: Path  # which the scanner writes into; never changed
+    recipe: str  # what judges its frames
+    template: str | None = None  # names → part, view, batch: {batch}/{part}_{view}
+    pattern: str | None = None  # the same as a regular expression with named groups
     dicom: DicomNaming | None = None
-    include: tuple[str, ...] = Field(FRAME_PATTERNS, min_length=1)
-    exclude: tuple[str, ...] = ()
-    recursive: bool = True
-    order: Literal["oldest", "newest"] = "oldest"
-    settle_s: float = Field(1.0, ge=0)
+    include: tuple[str, ...] = Field(FRAME_PATTERNS, min_length=1)  # names of frames
+    exclude: tuple[str, ...] = ()  # names of files that are none, such as thumb*
+    recursive: bool = True  # folders below as well
+    order: Literal["oldest", "newest"] = "oldest"  # of a backlog
+    settle_s: float = Field(1.0, ge=0)  # a file unchanged for this long may be complete
+    # one whose end is still missing then is recorded as truncated
     incomplete_after_s: float = Field(60.0, ge=0)
-    marker: str | None = None
+    marker: str | None = None  # wait for this file beside each frame, such as .done
     mount: Path | None = None  # must be mounted, or the source is not reachable
+    # under a new name: link to its verdict if part, batch and view are the same; link: always; judge: never
     same_content: Literal["auto", "link", "judge"] = "auto"
-    watch: Literal["auto", "native", "polling"] = "auto"
-    rescan_s: float = Field(5.0, gt=0)
+    watch: Literal["auto", "native", "polling"] = "auto"  # auto: polling on network mounts
+    rescan_s: float = Field(5.0, gt=0)  # what events missed is found after this long
+    # stored values that are black and white, where files do not say it
     value_range: tuple[float, float] | None = None
     checksum: Literal[".sha256", ".sha512", ".sha1", ".md5", ".crc32"] | None = None  # of files beside frames
     holes: Literal["auto", "refuse", "accept"] = (
@@ -155,9 +158,9 @@ class Recipe(_Table):
     """What it takes to judge one product."""
 
     engine: str = ""  # empty: the recipe's own name
-    calibration: str = ""
-    views: tuple[str, ...] = ()
-    part_timeout_s: float = Field(60.0, gt=0)
+    calibration: str = ""  # empty: the recipe's own name
+    views: tuple[str, ...] = ()  # that a part has; empty: frames only, no part verdict
+    part_timeout_s: float = Field(60.0, gt=0)  # a part that still lacks views then is closed as partial
 
     @field_validator("views")
     @classmethod
@@ -168,34 +171,36 @@ class Recipe(_Table):
 
 
 class Runtime(_Table):
+    # auto: the GPU if there is one that can be used
     device: Literal["auto", "tensorrt", "torch-cuda", "cpu"] = "auto"
+    # auto: the fastest that may judge (edge compile)
     precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto"
     threads: int = Field(0, ge=0)  # of the engine; 0: all cores
     decode_workers: int = Field(0, ge=0, le=64)  # 0: from the cores
     decode_timeout_s: float = Field(25.0, gt=0)  # to read a file, and again to decode it
     decode_memory: Bytes = 4_000_000_000  # of each worker
     max_pixels: int = Field(200_000_000, gt=0)  # refused from the header
-    max_pages: int = Field(64, gt=0)
+    max_pages: int = Field(64, gt=0)  # of a file
     batch_frames: int = Field(16, gt=0)  # at most this many frames go through the engine together
-    drain_s: float = Field(7.0, gt=0)
+    drain_s: float = Field(7.0, gt=0)  # of a stop, for what is under way
     on_engine_loss: Literal["restart", "cpu"] = "restart"  # when a device stops giving its golden answers
 
 
 class Tls(_Table):
-    ca_file: Path | None = None
-    cert_file: Path | None = None
-    key_file: Path | None = None
+    ca_file: Path | None = None  # of the broker's certificate; else the system's
+    cert_file: Path | None = None  # who we are, where the broker asks
+    key_file: Path | None = None  # of that certificate, without a passphrase
 
 
 class Mqtt(_Table):
-    enabled: bool = True
-    host: str = "127.0.0.1"
-    port: int = Field(1883, gt=0, lt=65536)
-    prefix: TopicLevel = "edge"
-    protocol: Literal[5, 311] = 5
+    enabled: bool = True  # false: no broker
+    host: str = "127.0.0.1"  # of the broker
+    port: int = Field(1883, gt=0, lt=65536)  # 8883 is usual with TLS
+    prefix: TopicLevel = "edge"  # of all topics: PREFIX/STATION/…
+    protocol: Literal[5, 311] = 5  # MQTT 5, or 3.1.1
     keepalive_s: int = Field(10, ge=5)  # a silent broker is noticed within twice this
-    username: str | None = None
-    password_file: Path | None = None
+    username: str | None = None  # at the broker
+    password_file: Path | None = None  # or EDGE_MQTT_PASSWORD, or the systemd credential mqtt_password
     tls: Tls | None = None
     requests: bool = False  # answer PREFIX/STATION/request/NAME
     wait_for_consumer: bool = False  # a verdict that the broker has no subscriber for is kept, as if refused
@@ -208,8 +213,8 @@ class Mqtt(_Table):
 
 
 class Http(_Table):
-    enabled: bool = True
-    listen: str = "127.0.0.1:9470"
+    enabled: bool = True  # false: no page, no metrics
+    listen: str = "127.0.0.1:9470"  # HOST:PORT
     token_file: Path | None = None  # or the systemd credential http_token
     behind_proxy: bool = False  # something in front of it asks who it is
     hosts: tuple[str, ...] = ()  # names it answers to besides its own address, such as a proxy's
@@ -251,9 +256,10 @@ class Http(_Table):
 
 
 class Evidence(_Table):
+    # share of OK frames whose pictures are kept; of all others they are
     keep_ok_ratio: float = Field(0.02, ge=0, le=1)
-    max_age_days: float = Field(90, gt=0, le=36500)
-    max_bytes: Bytes = 20_000_000_000
+    max_age_days: float = Field(90, gt=0, le=36500)  # of pictures
+    max_bytes: Bytes = 20_000_000_000  # of all pictures; the oldest go
     min_free_bytes: Bytes | None = None  # of the disk; None: 1 GB, or a tenth of a smaller disk
 
 
@@ -267,13 +273,14 @@ class Security(_Table):
 
 
 class Log(_Table):
+    # of the least important lines that are written
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 
 class Settings(_Table):
     """One site: everything `config.toml` says, with paths made absolute."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1] = 1  # of this file
     station: Station = Station()
     paths: Paths = Paths()
     source: tuple[Source, ...] = ()
