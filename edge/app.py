@@ -17,12 +17,14 @@ from edge.buffer import Buffer
 from edge.config import Settings, Source
 from edge.decode import Limits
 from edge.decode.workers import DecodeWorkers
+from edge.drift_watch import DriftWatch
 from edge.engine_loss import EngineLoss, EngineWatch
 from edge.inflight import InFlight
 from edge.intake.backlog import Backlog
 from edge.intake.naming import compile_naming
 from edge.intake.scan import FolderScan, ScanRule
 from edge.intake.source import SourceIntake
+from edge.judge.drift import DriftRule
 from edge.observe.metrics import Metrics
 from edge.pipeline import Inspector, PrepareJob, prepare_file, warm_up
 from edge.preprocess import MaskSpec
@@ -99,6 +101,7 @@ def wire(
     prepared: Buffer[Prepared] = Buffer(MOST_PIXELS_WAITING)
     judged: Buffer[Judged] = Buffer(MOST_PIXELS_WAITING)
     wake = threading.Event()
+    drift = _drift_watch(settings, inspectors, store, metrics, log)
     returns = {intake.name: intake for intake in intakes}
 
     def done(candidate: Candidate) -> None:
@@ -146,6 +149,7 @@ def wire(
                 settings.evidence.min_free_bytes,
             ),
             meter=metrics,
+            drift=drift,
             wake_delivery=wake.set,
             done=done,
             wall=wall,
@@ -199,6 +203,20 @@ def _route(settings: Settings, source: Source, inspector: Inspector) -> Route:
         checksum=source.checksum,
         holes=source.holes,
     )
+
+
+def _drift_watch(
+    settings: Settings, inspectors: Mapping[str, Inspector], store: Store, metrics: Metrics, log: Any
+) -> DriftWatch:
+    """With what is stored of each recipe taken up."""
+    asked = settings.drift
+    rule = DriftRule(asked.min_frames, asked.psi_alarm, asked.forecast_alarm, asked.alarm_share)
+    metrics.forget_drift()
+    watch = DriftWatch(rule, asked.window_s, meter=metrics, log=log)
+    for recipe, inspector in inspectors.items():
+        if inspector.calibration is not None:
+            watch.restore(store, recipe, inspector.calibration)
+    return watch
 
 
 def _deliveries(
@@ -278,6 +296,7 @@ def status(line: Line, store: Store, started_unix_s: float) -> dict[str, Any]:
             }
             for delivery in line.deliveries
         },
+        "drift": line.record.drift.report(),
         "lastResult": _brief(latest[0]) if latest else None,
     }
 

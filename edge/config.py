@@ -267,6 +267,16 @@ class Record(_Table):
     max_age_days: float = Field(400, gt=0, le=36500)  # of verdicts in the database
 
 
+class Drift(_Table):
+    """When recent scores of a view are no longer those of its calibration."""
+
+    window_s: float = Field(86400, ge=60)  # of recent verdicts; the latest 500 of a view
+    min_frames: int = Field(50, ge=10, le=500)  # below it nothing is said
+    psi_alarm: float = Field(0.25, gt=0)  # population stability index that matters
+    forecast_alarm: float = Field(1.5, gt=1)  # times the promised false rejects that matter
+    alarm_share: float = Field(0.001, gt=0, le=0.01)  # of the time in alarm while nothing drifts, at most
+
+
 class Security(_Table):
     # a folder of .pub files, or a list of them: what is not signed by one of these keys does not judge
     trusted_keys: Path | tuple[Path, ...] | None = None
@@ -290,6 +300,7 @@ class Settings(_Table):
     http: Http = Http()
     evidence: Evidence = Evidence()
     record: Record = Record()
+    drift: Drift = Drift()
     security: Security = Security()
     log: Log = Log()
     file: Path = Field(Path("config.toml"), exclude=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from functools import partial
@@ -15,10 +14,9 @@ from typing import Any, Protocol
 from ulid import ULID
 
 from edge.buffer import Buffer
+from edge.drift_watch import DriftWatch
 from edge.errors import CannotWriteError
 from edge.judge import spc
-from edge.judge.calibration import drift_ratio
-from edge.judge.exchangeability import log_martingale, one_a_part
 from edge.judge.judgement import IN_REVIEW_BAND
 from edge.judge.parts import ViewResult, is_complete, judge_part, starts_new_round, worse
 from edge.publish.payload import encode, frame_payload, part_payload
@@ -32,7 +30,6 @@ from edge.wallclock import WallClock
 SAME_CONTENT = "same_content"
 MOST_FILES = 16  # in one transaction: the first verdict waits for the evidence of all of them
 EXPIRE_EVERY_S = 0.5
-DRIFT_FRAMES = 200  # recent frames of a view whose scores are held against its calibration
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +69,6 @@ class RecordMeter(Protocol):
 
     def evidence_skipped_for(self, reason: str) -> None: ...
 
-    def drifted(self, recipe: str, view: str, ratio: float, martingale: float) -> None: ...
-
 
 class RecordStage:
     """Takes judged files and writes what must never be lost."""
@@ -87,6 +82,7 @@ class RecordStage:
         parts: Mapping[str, PartRule],
         evidence_rule: EvidenceRule,
         meter: RecordMeter,
+        drift: DriftWatch,
         wake_delivery: Callable[[], None],
         done: Callable[[Candidate], None],
         log: Any,
@@ -102,8 +98,8 @@ class RecordStage:
         self._taken: list[Judged] = []  # not yet drafted: the disk did not answer
         self._held: list[Draft] = []  # made, but not yet written: the disk refused
         self._expire_at_s = float("-inf")
+        self.drift = drift
         self._wall = wall or WallClock(clock, unix_clock)
-        self._recent: dict[tuple[str, str, str], deque[float]] = {}  # by recipe, view and calibration
         self._charts: dict[tuple[str, str, str], ChartRow | None] = {}  # by recipe, view and calibration
 
     def step(self, wait_s: float = 0.2, beat: Beat = no_beat) -> bool:
@@ -367,7 +363,7 @@ class RecordStage:
         total_s = self._clock() - file.candidate.settled_s
         times = {**verdict.payload["processingTimes"], "record_s": record_s, "total_s": total_s}
         self._meter.recorded(file.candidate.source, verdict, times)
-        self._watch_drift(file, verdict)
+        self.drift.recorded(verdict, file.route.inspector.calibration, result.score)
         said = {"source": file.candidate.source, "path": file.candidate.path, "result_id": verdict.result_id}
         if result.score is None:
             (reason,) = result.judgement.reasons
@@ -380,20 +376,6 @@ class RecordStage:
                 "frame.judged", **said, part=who.part, view=who.view, evaluation=verdict.evaluation,
                 score=verdict.payload["score"], reasons=verdict.payload["reasons"],
             )  # fmt: skip
-
-    def _watch_drift(self, file: Judged, verdict: Verdict) -> None:
-        score, calibration = verdict.payload["score"], file.route.inspector.calibration
-        limits = calibration.of(verdict.identity.view) if calibration else None
-        if score is None or calibration is None or limits is None or not limits.scores:
-            return
-        view = verdict.identity.view or ""
-        key = verdict.recipe, view, calibration.digest
-        recent = self._recent.setdefault(key, deque(maxlen=DRIFT_FRAMES))
-        recent.append(score)
-        usual = [raw / limits.threshold for raw in one_a_part(limits.scores, limits.parts)]
-        self._meter.drifted(
-            verdict.recipe, view, drift_ratio(recent, limits), log_martingale(tuple(recent), usual)
-        )
 
 
 def _stands_for(payload: Mapping[str, Any], result: FrameResult, rule: SameContent, model: ModelInfo) -> bool:

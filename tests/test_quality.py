@@ -14,9 +14,11 @@ from prometheus_client import CollectorRegistry
 
 from edge import quality
 from edge.buffer import Buffer
+from edge.drift_watch import DriftWatch
 from edge.errors import CannotWriteError, UnavailableError
 from edge.housekeeping import QUALITY_S, Housekeeping
 from edge.judge.calibration import Calibration, GoodFrame, calibrate
+from edge.judge.drift import DriftRule
 from edge.observe.health import Health
 from edge.observe.metrics import Metrics
 from edge.record.batches import ChartRow
@@ -51,9 +53,13 @@ class Rig:
         self.calibration: Calibration | None = calibration()
         self._judged: Buffer[Judged] = Buffer(1e9)
         self._count = 0
+        drift = DriftWatch(
+            DriftRule(), 86400, meter=self.metrics, log=structlog.get_logger(), clock=self.clock,
+            unix_clock=self.clock,
+        )  # fmt: skip
         self.stage = RecordStage(
             self._judged, self.store, station="t", parts={}, evidence_rule=EvidenceRule(folder, 0.0),
-            meter=self.metrics, wake_delivery=lambda: None, done=lambda candidate: None,
+            meter=self.metrics, drift=drift, wake_delivery=lambda: None, done=lambda candidate: None,
             log=structlog.get_logger(), clock=self.clock, unix_clock=self.clock,
         )  # fmt: skip
 

@@ -13,12 +13,14 @@ import tifffile
 
 from edge.buffer import Buffer
 from edge.decode import Limits
+from edge.drift_watch import DriftWatch
 from edge.engine_loss import EngineWatch, OnLoss, end_the_process
 from edge.errors import CannotWriteError, DataError, EdgeError, IncompleteError, UnavailableError
 from edge.inflight import InFlight
 from edge.intake.backlog import Backlog
 from edge.intake.naming import compile_naming
 from edge.judge.calibration import Calibration
+from edge.judge.drift import DriftRule
 from edge.judge.exchangeability import log_martingale
 from edge.pipeline import Inspector, PrepareJob, prepare_file
 from edge.record.store import Store
@@ -55,6 +57,7 @@ class Meter:
         self.frames: list[Verdict] = []
         self.parts: list[Verdict] = []
         self.skipped = 0
+        self.margins: dict[str, float] = {}
 
     def rejected(self, source: str, reason: str) -> None:
         self.reasons.append(reason)
@@ -70,6 +73,12 @@ class Meter:
 
     def drifted(self, recipe: str, view: str, ratio: float, martingale: float) -> None:
         self.drift, self.martingale = ratio, martingale
+
+    def window_compared(self, recipe: str, view: str, **figures: float | None) -> None:
+        self.window = figures
+
+    def picture_margin(self, recipe: str, view: str, reason: str, ratio: float) -> None:
+        self.margins[reason] = ratio
 
 
 class Returned:
@@ -123,9 +132,12 @@ class Rig:
         )  # fmt: skip
         watch = EngineWatch(on_loss, clock=self.clock)
         self.inspect = InspectStage(routes, prepared, judged, batch_frames=8, watch=watch, log=log)
+        drift = DriftWatch(
+            DriftRule(), 86400, meter=self.meter, log=log, clock=self.clock, unix_clock=self.wall
+        )
         self.record = RecordStage(
             judged, self.store, station="t", parts={"r": PartRule(("1", "2"), 30.0)},
-            evidence_rule=EvidenceRule(folder / "evidence", 0.0), meter=self.meter,
+            evidence_rule=EvidenceRule(folder / "evidence", 0.0), meter=self.meter, drift=drift,
             wake_delivery=lambda: None, done=self.journal.leave,
             log=log, clock=self.clock, unix_clock=self.wall,
         )  # fmt: skip

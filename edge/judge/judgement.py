@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from edge.judge.calibration import Calibration, ViewCalibration
 from edge.judge.classes import ClassFindings, ClassSpec, find_classes
 from edge.judge.fragments import as_scores, merge_fragments
+from edge.judge.ranges import room
 from edge.types import (
     MAX_DEFECTS,
     Defect,
@@ -146,6 +147,14 @@ def _unlike_good(score: Score, limits: ViewCalibration, channels: int | None) ->
     if channels is not None and limits.channels is not None and channels not in limits.channels:
         reasons.append("colour_outside_calibration")  # another camera, or another mode of it
     return tuple(reasons)
+
+
+def margins(score: Score, limits: ViewCalibration) -> dict[str, float]:
+    """By reason how far a picture is from its gate: 1 in the middle of the range, 0 at its end."""
+    return {
+        "brightness_outside_calibration": room(score.plane_mean, limits.plane_mean),
+        "contrast_outside_calibration": room(score.plane_std, limits.plane_std, by_ratio=True),
+    }
 
 
 def find_defects(score: Score, threshold: float, place: Placement) -> tuple[Defect, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 SIZE_FACTOR = 1.5
@@ -46,3 +47,15 @@ def known_hull(ranges: Sequence[tuple[float, float] | None]) -> tuple[float, flo
     """The same of those that are known; None where none is."""
     known = [limits for limits in ranges if limits is not None]
     return hull(known) if known else None
+
+
+def room(value: float, limits: tuple[float, float], *, by_ratio: bool = False) -> float:
+    """How far a value is from the nearer end of a range: 1 in its middle, 0 at an end, less beyond.
+
+    `by_ratio`: of a range whose ends are factors from good frames, its geometric middle.
+    """
+    low, high = limits
+    if by_ratio:
+        low, high, value = (math.log(max(one, 1e-9)) for one in (low, high, value))
+    half = (high - low) / 2
+    return 1 - abs(value - (low + high) / 2) / half if half > 0 else float(value == low)

@@ -70,6 +70,7 @@ class Metrics:
             ["recipe", "view"],
             registry=registry,
         )
+        self._drift(registry)
         self.nqi = Gauge(
             "edge_nqi",
             "Quality index of the latest batch: mean score over that of the calibration.",
@@ -92,6 +93,36 @@ class Metrics:
             "edge_last_verdict_timestamp_seconds",
             "Unix time of the last verdict.",
             ["recipe"],
+            registry=registry,
+        )
+
+    def _drift(self, registry: CollectorRegistry) -> None:
+        view = ["recipe", "view"]
+        self.score_psi = Gauge(
+            "edge_score_psi",
+            "Population stability index of recent scores against calibration: 0.25 is much.",
+            view,
+            registry=registry,
+        )
+        self.score_ks_pvalue = Gauge(
+            "edge_score_ks_pvalue",
+            "How likely chance alone makes recent scores differ as much from those of calibration.",
+            view,
+            registry=registry,
+        )
+        self.false_reject_forecast_ratio = Gauge(
+            "edge_false_reject_forecast_ratio",
+            "Share of good frames that is rejected as scores are now.",
+            view,
+            registry=registry,
+        )
+        self.drift_alarm = Gauge(
+            "edge_drift_alarm", "1 while the scores of a view have left calibration.", view, registry=registry
+        )
+        self.picture_margin_ratio = Gauge(
+            "edge_picture_margin_ratio",
+            "How far recent pictures are from being undecidable for that reason: 1 in the middle, 0 there.",
+            [*view, "reason"],
             registry=registry,
         )
 
@@ -236,6 +267,25 @@ class Metrics:
         """Recent scores against the calibration's: of medians, and log10 of a test martingale."""
         self.score_drift_ratio.labels(recipe, view).set(ratio)
         self.exchangeability_martingale.labels(recipe, view).set(martingale)
+
+    def window_compared(
+        self, recipe: str, view: str, *, psi: float, ks_p: float, forecast: float | None, alarm: bool
+    ) -> None:
+        """A window of scores against the calibration's; there is no forecast where scores do not vary."""
+        self.score_psi.labels(recipe, view).set(psi)
+        self.score_ks_pvalue.labels(recipe, view).set(ks_p)
+        self.drift_alarm.labels(recipe, view).set(alarm)
+        if forecast is not None:
+            self.false_reject_forecast_ratio.labels(recipe, view).set(forecast)
+
+    def picture_margin(self, recipe: str, view: str, reason: str, ratio: float) -> None:
+        self.picture_margin_ratio.labels(recipe, view, reason).set(ratio)
+
+    def forget_drift(self) -> None:
+        """Windows begin anew: what is not known yet has no series."""
+        for gauge in (self.score_psi, self.score_ks_pvalue, self.false_reject_forecast_ratio,
+                      self.drift_alarm, self.picture_margin_ratio):  # fmt: skip
+            gauge.clear()
 
     def quality(self, recipe: str, view: str, *, nqi: float, ewma: float, out: bool | None) -> None:
         """The latest batch of a view on its control chart; `out` is None where it has no limits."""

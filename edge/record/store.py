@@ -277,6 +277,27 @@ class Store:
         )
         return [json.loads(payload) for (payload,) in rows]
 
+    def scores(
+        self, recipe: str, calibration: str, since_unix_s: float, limit: int, *, newest: bool
+    ) -> list[tuple[str | None, str | None, float, float]]:
+        """(view, part, created, normalised score) of frames judged by a calibration since then.
+
+        From the oldest or from the newest on; `limit` is of frames of the recipe, by whatever calibration.
+        """
+        rows = self._rows(
+            "SELECT view, part, created_unix_s, json_extract(payload, '$.score', "
+            "'$.model.calibration_sha256', '$.isHistorical') FROM verdicts "
+            "WHERE type = 'frame' AND recipe = ? AND created_unix_s >= ? "
+            f"ORDER BY created_unix_s {'DESC' if newest else ''} LIMIT ?",
+            (recipe, since_unix_s, limit),
+        )
+        said = [(view, part, unix_s, *json.loads(found)) for view, part, unix_s, found in rows]
+        return [
+            (view, part, unix_s, float(score))
+            for view, part, unix_s, score, by, historical in said
+            if score is not None and by == calibration and not historical
+        ]
+
     def counts(self) -> dict[str, dict[str, int]]:
         """Stored verdicts by type and evaluation."""
         counts: dict[str, dict[str, int]] = {"frame": {}, "part": {}}

@@ -23,6 +23,11 @@ CONTRACT = {
     "edge_worker_restarts_total": set(),
     "edge_score_drift_ratio": {"recipe", "view"},
     "edge_exchangeability_martingale": {"recipe", "view"},
+    "edge_score_psi": {"recipe", "view"},
+    "edge_score_ks_pvalue": {"recipe", "view"},
+    "edge_false_reject_forecast_ratio": {"recipe", "view"},
+    "edge_drift_alarm": {"recipe", "view"},
+    "edge_picture_margin_ratio": {"recipe", "view", "reason"},
     "edge_nqi": {"recipe", "view"},
     "edge_nqi_ewma": {"recipe", "view"},
     "edge_spc_out_of_control": {"recipe", "view"},
@@ -61,6 +66,8 @@ def use_all(metrics: Metrics) -> None:
     metrics.frame_latency_seconds.labels("decode").observe(0.1)
     metrics.score.labels("bracket", "07").observe(0.9)
     metrics.drifted("bracket", "07", 1.0, 0.2)
+    metrics.window_compared("bracket", "07", psi=0.1, ks_p=0.5, forecast=0.05, alarm=False)
+    metrics.picture_margin("bracket", "07", "brightness_outside_calibration", 0.8)
     metrics.quality("bracket", "07", nqi=1.02, ewma=1.01, out=False)
     metrics.last_verdict_timestamp_seconds.labels("bracket").set(1.0)
     metrics.intake_state("ct", backlog=1, reachable=True)
