@@ -7,7 +7,7 @@ import shutil
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from edge.dataset import about, frames_below
 from edge.decode import Limits
 from edge.errors import CannotWriteError, DataError, MissingInputError, UsageError
 from edge.explain import fired, open_explainer
-from edge.intake.naming import Naming, compile_naming
+from edge.intake.naming import Naming, compile_naming, unnamed
 from edge.judge.judgement import IN_REVIEW_BAND
 from edge.neighbours import nearest, open_neighbours, strip
 from edge.options import parse_range, relative_score
@@ -36,6 +36,9 @@ from edge.types import Frame, Identity, ImageInfo, Judgement
 EXIT_NOT_OK = 1
 AHEAD = 2  # files that are read before they are asked for; each may be large
 SORTED = {"OK": "io", "NotOK": "nio", "NotDecidable": "undecided"}
+
+Reading = tuple[PrepareJob, Future[list[Frame]]]
+"""A file that is being read, with what comes of it."""
 
 
 def run_inspect(
@@ -54,7 +57,7 @@ def run_inspect(
     if sort is not None and out is None:
         raise UsageError(f"--sort {sort} needs a folder to sort into", hint="give --out")
     settings = configuration.site(config)
-    files = _distinct(list(_files(paths)), out)
+    files = distinct(list(frame_files(paths)), out)
     by_hand = naming_by_hand(template, pattern)
     stored = parse_range(value_range)
     inspector = open_recipe(settings, recipe)
@@ -70,14 +73,12 @@ def run_inspect(
     jobs = [
         PrepareJob(
             file, name, None, bundle.manifest.preprocess, limits, stored, bundle.folder,
-            naming=naming, named=_below(file, folders) or name,
+            naming=naming, named=below(file, folders) or name,
         )
         for file, name in files
     ]  # fmt: skip
     cv2.setNumThreads(1)  # the cores are the engine's, and the reader's
-    for job, payload, inspection in verdicts(
-        jobs, inspector, naming, station=settings.station.name, recipe=recipe
-    ):
+    for job, payload, inspection in verdicts(jobs, inspector, station=settings.station.name, recipe=recipe):
         all_ok &= payload["resultEvaluation"] == "OK"
         if keeper is not None:
             keeper.keep(job.file, job.path, payload, inspection)
@@ -88,12 +89,34 @@ def run_inspect(
     return 0 if all_ok else EXIT_NOT_OK
 
 
+def read_ahead(jobs: Iterable[PrepareJob]) -> Iterator[Reading]:
+    """Files in order, a few of them read by a thread of their own before they are asked for."""
+    with ThreadPoolExecutor(1, "read") as reader:
+        reading: deque[Reading] = deque()
+        try:
+            for job in jobs:
+                reading.append((job, reader.submit(prepare_file, job)))
+                if len(reading) > AHEAD:
+                    yield reading.popleft()
+            while reading:
+                yield reading.popleft()
+        finally:
+            for _, future in reading:
+                future.cancel()
+
+
 def verdicts(
-    jobs: Iterable[PrepareJob], inspector: Inspector, naming: Naming, *, station: str, recipe: str
+    jobs: Iterable[PrepareJob],
+    inspector: Inspector,
+    *,
+    station: str,
+    recipe: str,
+    read: Callable[[Iterable[PrepareJob]], Iterator[Reading]] = read_ahead,
+    is_historical: bool = False,
 ) -> Iterator[tuple[PrepareJob, dict[str, Any], Inspection | None]]:
     """A payload for each page of each file, in order; what cannot be inspected is NotDecidable and says why.
 
-    While a frame is judged the next ones are read.
+    While a frame is judged the next ones are read: `read` says where, and how many ahead.
     """
 
     def payload(image: ImageInfo, identity: Identity, judgement: Judgement, **rest: Any) -> dict[str, Any]:
@@ -107,10 +130,11 @@ def verdicts(
             image=image,
             judgement=judgement,
             model=inspector.model,
+            is_historical=is_historical,
             **rest,
         )
 
-    for job, found in _inspected(jobs, inspector, naming):
+    for job, found in _inspected(read(jobs), inspector):
         if isinstance(found, DataError):
             print(f"edge: {about(str(job.file), str(found))}", file=sys.stderr)
             why = Judgement("NotDecidable", (found.reason,))
@@ -124,13 +148,14 @@ def verdicts(
 
 
 def _inspected(
-    jobs: Iterable[PrepareJob], inspector: Inspector, naming: Naming
+    reading: Iterable[Reading], inspector: Inspector
 ) -> Iterator[tuple[PrepareJob, Inspection | DataError]]:
     """Each file's pages, or why there are none, in order."""
     order: deque[tuple[PrepareJob, DataError | None]] = deque()  # of pages on their way, and files without
 
     def frames() -> Iterator[Frame]:
-        for job, future in _read_ahead(jobs):
+        for job, future in reading:
+            naming = job.naming or unnamed
             try:
                 pages = [
                     replace(f, identity=naming(job.named, f.tags, f.image.page, f.image.pages))
@@ -154,22 +179,6 @@ def _inspected(
     yield from without()
 
 
-def _read_ahead(jobs: Iterable[PrepareJob]) -> Iterator[tuple[PrepareJob, Future[list[Frame]]]]:
-    """Files in order, a few of them read by a thread of their own before they are asked for."""
-    with ThreadPoolExecutor(1, "read") as reader:
-        reading: deque[tuple[PrepareJob, Future[list[Frame]]]] = deque()
-        try:
-            for job in jobs:
-                reading.append((job, reader.submit(prepare_file, job)))
-                if len(reading) > AHEAD:
-                    yield reading.popleft()
-            while reading:
-                yield reading.popleft()
-        finally:
-            for _, future in reading:
-                future.cancel()
-
-
 def naming_by_hand(template: str | None, pattern: str | None) -> Naming | None:
     """The rule of --template or --pattern, if one is given.
 
@@ -189,13 +198,13 @@ def naming_by_hand(template: str | None, pattern: str | None) -> Naming | None:
         raise UsageError(f"{option} {template or pattern!r}: {error}", hint=hint) from None
 
 
-def _below(file: Path, folders: Sequence[Path]) -> str | None:
+def below(file: Path, folders: Sequence[Path]) -> str | None:
     """A file's path as its source would give it, if it lies below one of these folders."""
     absolute = file.absolute()
     return next((absolute.relative_to(f).as_posix() for f in folders if absolute.is_relative_to(f)), None)
 
 
-def _files(paths: Sequence[Path]) -> Iterator[tuple[Path, str, str]]:
+def frame_files(paths: Sequence[Path]) -> Iterator[tuple[Path, str, str]]:
     """Files with the names that verdicts give them (as typed, or relative to the folder that was typed), and
     with the folder as typed before it."""
     for path in paths:
@@ -212,7 +221,7 @@ def _files(paths: Sequence[Path]) -> Iterator[tuple[Path, str, str]]:
             raise MissingInputError(f"{path}: no such file or folder", hint="check the path")
 
 
-def _distinct(found: Sequence[tuple[Path, str, str]], out: Path | None) -> list[tuple[Path, str]]:
+def distinct(found: Sequence[tuple[Path, str, str]], out: Path | None) -> list[tuple[Path, str]]:
     """Every file once, under a name that no other one has; without what an earlier run left in `out`.
 
     Raises:

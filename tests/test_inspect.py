@@ -9,7 +9,7 @@ import pytest
 from edge.decode import Limits
 from edge.errors import UsageError
 from edge.infer.bundle import Bundle, ScoreSpec
-from edge.inspect import Keeper, _distinct, _files
+from edge.inspect import Keeper, distinct, frame_files
 from edge.judge.calibration import Calibration
 from edge.pipeline import Inspection, Inspector, PrepareJob, prepare_file
 from edge.testing import FakeRuntime, fake_bundle, fake_calibration, write_frame
@@ -65,13 +65,13 @@ def test_classes_and_fragments_have_a_picture_and_a_table(tmp_path: Path) -> Non
 def test_frames_of_one_name_in_two_folders_are_told_apart(tmp_path: Path) -> None:
     for folder in ("A", "B"):
         write_frame(tmp_path / folder / "x.png")
-    found = list(_files([tmp_path / "A", tmp_path / "B", tmp_path / "A/x.png"]))
-    names = [name for _, name in _distinct(found, None)]
+    found = list(frame_files([tmp_path / "A", tmp_path / "B", tmp_path / "A/x.png"]))
+    names = [name for _, name in distinct(found, None)]
     assert names == [(tmp_path / "A/x.png").as_posix(), (tmp_path / "B/x.png").as_posix()]
-    assert [name for _, name in _distinct(list(_files([tmp_path / "A"])), None)] == ["x.png"]
+    assert [name for _, name in distinct(list(frame_files([tmp_path / "A"])), None)] == ["x.png"]
 
 
 def test_an_out_folder_around_all_frames_is_refused(tmp_path: Path) -> None:
     write_frame(tmp_path / "A/x.png")
     with pytest.raises(UsageError, match="holds all these frames"):
-        _distinct(list(_files([tmp_path / "A"])), tmp_path)
+        distinct(list(frame_files([tmp_path / "A"])), tmp_path)

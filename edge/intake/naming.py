@@ -48,7 +48,7 @@ def compile_naming(
         if unknown := set(compiled.groupindex) - set(FIELDS):
             raise ValueError(f"unknown groups {sorted(unknown)}; named groups are part, view, batch")
         return _by_pattern(compiled, f"pattern {pattern!r}", ignore_suffix=False)
-    return _unnamed
+    return unnamed
 
 
 def template_to_pattern(template: str) -> re.Pattern[str]:
@@ -117,7 +117,8 @@ def _name_by_tags(
     return _with_page(Identity(**found), page, pages)
 
 
-def _unnamed(path: str, tags: Mapping[str, str], page: int, pages: int) -> Identity:
+def unnamed(path: str, tags: Mapping[str, str], page: int, pages: int) -> Identity:
+    """Where no rule is given: names say nothing."""
     return _with_page(Identity(), page, pages)
 
 
