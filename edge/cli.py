@@ -18,6 +18,7 @@ from edge.accuracy.cli import bench_app
 from edge.errors import CannotWriteError, ConfigError, EdgeError, MissingInputError, UnavailableError
 from edge.learn.cli import calibrate, compile_, learn, train
 from edge.pack_cli import pack
+from edge.replay.cli import replay
 from edge.rle_cli import app as rle
 from edge.signing_cli import keygen, sign
 from edge.simulate.commands import simulate_app
@@ -324,6 +325,7 @@ app.command("train")(train)
 app.command("calibrate")(calibrate)
 app.command("compile")(compile_)
 app.command("pack")(pack)
+app.command("replay")(replay)
 app.command("spc")(spc)
 app.command("keygen")(keygen)
 app.command("sign")(sign)

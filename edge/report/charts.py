@@ -20,6 +20,7 @@ MOST_POINTS = 400  # of a curve: more than there are pixels to show them
 
 
 MOST_RELATIVE = 5.0
+LEAST, MOST = 0.02, 100.0  # of normalised scores beside each other
 
 
 def score_histogram(scores: Sequence[float], threshold: float) -> Markup:
@@ -142,6 +143,37 @@ def area_scatter(good: Sequence[tuple[float, float]], defect: Sequence[tuple[flo
     for place in (0.0, 0.5, 1.0):
         parts.append(_tick(place, f"{100 * (low + place * (high - low)):.3g} %"))
     return _svg(parts, "score over the foreground's share of the frame", TALL, MARGIN)
+
+
+def old_and_new(same: Sequence[tuple[float, float]], flips: Sequence[tuple[float, float]]) -> Markup:
+    """Frames as dots: normalised score of one recipe to the right, of the other upwards, thresholds at 1.
+
+    Both on a log scale. Flips have another colour and shape; on the diagonal nothing changed. What lies
+    beyond LEAST and MOST is drawn there.
+    """
+    values = [value for point in (*same, *flips) for value in point]
+    low = max(LEAST, min([0.4, *values]) / 1.1)
+    high = min(MOST, max([2.5, *values]) * 1.1)
+
+    def at(value: float) -> float:
+        return math.log(min(max(value, low), high) / low) / math.log(high / low)
+
+    line = _y(at(1), TALL)
+    parts = [
+        f'<line class="axis" x1="{MARGIN}" y1="{_y(0, TALL)}" x2="{_x(1, MARGIN)}" y2="{_y(1, TALL)}"/>',
+        f'<line class="limit" x1="{MARGIN}" x2="{WIDTH - RIGHT}" y1="{line:.1f}" y2="{line:.1f}"/>',
+        *_threshold_at(at(1), TALL, MARGIN),
+    ]
+    for tick in (one * 10.0**power for power in range(-2, 3) for one in (1, 2, 5)):
+        if low <= tick <= high:
+            parts += [_left_tick(at(tick), f"{tick:g}"), _tick(at(tick), f"{tick:g}")]
+    for old, new in same:
+        x, y = _x(at(old), MARGIN), _y(at(new), TALL)
+        parts.append(f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="2"/>')
+    for old, new in flips:
+        x, y = _x(at(old), MARGIN), _y(at(new), TALL)
+        parts.append(f'<path class="flip" d="M{x - 3:.1f} {y - 3:.1f}l6 6m0-6l-6 6"/>')
+    return _svg(parts, f"new score over old score of {len(same) + len(flips)} frames", TALL, MARGIN)
 
 
 def interval_bar(value: float, low: float, high: float) -> Markup:
