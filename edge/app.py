@@ -39,6 +39,7 @@ from edge.wallclock import WallClock
 
 DATABASE = "edge.sqlite3"
 EVIDENCE = "evidence"
+REPLAYS = "replays"
 IN_FLIGHT = "in-flight"  # folder of notes, see edge.inflight
 FAULTS = "fault.log"  # what the interpreter says as it dies of a fault in native code
 # Files are out, each with a time limit to be read and one to be decoded, and none came back: the pool hangs

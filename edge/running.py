@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -16,7 +17,9 @@ from edge.observe.metrics import Metrics
 from edge.quality import QualityView
 from edge.record.store import Store
 from edge.stages import Beat
+from edge.web import replays
 from edge.web.app import create_app
+from edge.web.replays import Replays
 from edge.web.server import HttpServer
 from edge.web.token import read_token
 
@@ -68,6 +71,7 @@ class Running:
         self._threads: dict[str, list[threading.Thread]] = {stage: [] for stage in self._stops}
         self._ended = threading.Event()
         self._http: HttpServer | None = None
+        self._replays: Replays | None = None
 
     def start(self) -> None:
         """Serve HTTP and start all loops.
@@ -112,6 +116,8 @@ class Running:
             delivery.close(DELIVERY_CLOSE_S)
         if self._http is not None:
             self._http.stop(HTTP_CLOSE_S)
+        if self._replays is not None:
+            self._replays.stop()
         for intake in self.line.intakes:
             self._health.unset(f"source:{intake.name}")
         return not any(thread.is_alive() for threads in self._threads.values() for thread in threads)
@@ -189,6 +195,8 @@ class Running:
         settings = self.line.settings
         if not settings.http.enabled:
             return
+        command = [sys.executable, "-m", "edge", "replay", "--config", str(settings.file)]
+        self._replays = Replays(settings.paths.state / app.REPLAYS, command)
         application = create_app(
             registry=self._metrics.registry,
             health=self._health,
@@ -198,6 +206,7 @@ class Running:
             quality=QualityView(self._store),
             token=read_token(settings.http.token_file, os.environ),
             hosts=settings.http.answers_to,
+            more=[*replays.routes(self._replays)],
         )
         host, port = settings.http.address
         server = HttpServer(application, host, port)

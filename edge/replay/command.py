@@ -39,7 +39,6 @@ from edge.replay.stored import Held, Selection, StoredVerdicts, no_verdicts, par
 from edge.replay.table import show
 from edge.types import ModelInfo
 
-REPLAYS = "replays"  # below paths.state
 KEPT = 20  # of those folders, the newest
 LAST = 1000  # stored verdicts, where nothing else is said
 EXIT_A_DEFECT_PASSES = 1
@@ -168,7 +167,7 @@ def _out(settings: Settings, out: Path | None) -> Path:
         CannotWriteError: something is there already.
     """
     if out is None:
-        return settings.paths.state / REPLAYS / str(ULID())
+        return settings.paths.state / app.REPLAYS / str(ULID())
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CannotWriteError(
             f"--out {out}: something is there already", hint="name a new folder", retryable=False
@@ -197,7 +196,7 @@ def _finish(
         sync_folder(unfinished)
         unfinished.rename(out)
         sync_folder(out.parent)
-        if out.parent == settings.paths.state / REPLAYS:
+        if out.parent == settings.paths.state / app.REPLAYS:
             prune(out.parent)
     except OSError as error:
         raise CannotWriteError(f"{out}: {error}", hint="check space and permissions") from None
