@@ -34,8 +34,9 @@ from edge.recipes import open_on_cpu
 from edge.record.store import Store
 from edge.recording import EvidenceRule, PartRule, RecordStage
 from edge.stages import MOST_PIXELS_WAITING, DecodeStage, InspectStage, Judged, Prepared, Route
-from edge.types import Candidate
+from edge.types import Candidate, Verdict
 from edge.wallclock import WallClock
+from edge.web.events import Feed
 
 DATABASE = "edge.sqlite3"
 EVIDENCE = "evidence"
@@ -64,6 +65,7 @@ class Line:
     record: RecordStage
     deliveries: list[Delivery]
     delivery_wake: threading.Event
+    feed: Feed
 
 
 def masks_of(inspectors: Iterable[Inspector]) -> tuple[tuple[Path, MaskSpec], ...]:
@@ -103,6 +105,7 @@ def wire(
     judged: Buffer[Judged] = Buffer(MOST_PIXELS_WAITING)
     wake = threading.Event()
     drift = _drift_watch(settings, inspectors, store, metrics, log)
+    feed = Feed()
     returns = {intake.name: intake for intake in intakes}
 
     def done(candidate: Candidate) -> None:
@@ -153,12 +156,20 @@ def wire(
             drift=drift,
             wake_delivery=wake.set,
             done=done,
+            announce=partial(announce, feed),
             wall=wall,
             log=log,
         ),
         deliveries=_deliveries(settings, store, metrics, wake, describe, state, requests, log),
         delivery_wake=wake,
+        feed=feed,
     )
+
+
+def announce(feed: Feed, verdict: Verdict) -> None:
+    """Tell the pages that listen of a new verdict."""
+    brief = {"resultId": verdict.result_id, "resultType": verdict.result_type}
+    feed.publish("verdict", {**brief, "resultEvaluation": verdict.evaluation})
 
 
 def sinks(settings: Settings) -> tuple[str, ...]:

@@ -85,15 +85,18 @@ class RecordStage:
         drift: DriftWatch,
         wake_delivery: Callable[[], None],
         done: Callable[[Candidate], None],
+        announce: Callable[[Verdict], None] = lambda verdict: None,
         log: Any,
         clock: Callable[[], float] = time.monotonic,
         unix_clock: Callable[[], float] = time.time,
         wall: WallClock | None = None,
     ) -> None:
-        """`wall` has watched the clock since the parts' clocks were last right."""
+        """`wall` has watched the clock since the parts' clocks were last right; `announce` is told of every
+        verdict that is written, and never waits."""
         self._judged, self._store, self._station = judged, store, station
         self._parts, self._evidence, self._meter = parts, evidence_rule, meter
         self._wake_delivery, self._done, self._log = wake_delivery, done, log
+        self._announce = announce
         self._clock, self._unix_clock = clock, unix_clock
         self._taken: list[Judged] = []  # not yet drafted: the disk did not answer
         self._held: list[Draft] = []  # made, but not yet written: the disk refused
@@ -199,8 +202,7 @@ class RecordStage:
                 self._report_link(draft)
             for result, verdict in draft.verdicts:
                 self._report(draft.file, result, verdict, record_s)
-        for part in parts:
-            self._meter.part_recorded(part)
+        self._report_parts(parts)
 
     def _verdict(self, file: Judged, result: FrameResult) -> Verdict:
         created = self._unix_clock()
@@ -324,8 +326,7 @@ class RecordStage:
             for row, rule in overdue:
                 self._store.save_part(PartRow(row.key, row.updated_unix_s, True, True))
                 closed.append(self._close_part(row.key, rule, self._views(row.key)))
-        for verdict in closed:
-            self._meter.part_recorded(verdict)
+        self._report_parts(closed)
         return True
 
     def _close_part(self, key: PartKey, rule: PartRule, results: Mapping[str, ViewResult]) -> Verdict:
@@ -359,11 +360,17 @@ class RecordStage:
             "frame.linked", source=candidate.source, path=candidate.path, result_id=draft.linked_to
         )
 
+    def _report_parts(self, parts: Sequence[Verdict]) -> None:
+        for verdict in parts:
+            self._meter.part_recorded(verdict)
+            self._announce(verdict)
+
     def _report(self, file: Judged, result: FrameResult, verdict: Verdict, record_s: float) -> None:
         total_s = self._clock() - file.candidate.settled_s
         times = {**verdict.payload["processingTimes"], "record_s": record_s, "total_s": total_s}
         self._meter.recorded(file.candidate.source, verdict, times)
         self.drift.recorded(verdict, file.route.inspector.calibration, result.score)
+        self._announce(verdict)
         said = {"source": file.candidate.source, "path": file.candidate.path, "result_id": verdict.result_id}
         if result.score is None:
             (reason,) = result.judgement.reasons

@@ -14,7 +14,9 @@ from edge.errors import EdgeError
 from edge.housekeeping import STEP_S, Housekeeping
 from edge.observe.health import Health
 from edge.observe.metrics import Metrics
+from edge.page import page_routes
 from edge.quality import QualityView
+from edge.record.queries import Queries
 from edge.record.store import Store
 from edge.stages import Beat
 from edge.web import replays
@@ -72,6 +74,7 @@ class Running:
         self._ended = threading.Event()
         self._http: HttpServer | None = None
         self._replays: Replays | None = None
+        self._queries = Queries(line.settings.paths.state / app.DATABASE)
 
     def start(self) -> None:
         """Serve HTTP and start all loops.
@@ -114,10 +117,12 @@ class Running:
         self.line.workers.close()
         for delivery in self.line.deliveries:
             delivery.close(DELIVERY_CLOSE_S)
+        self.line.feed.close()
         if self._http is not None:
             self._http.stop(HTTP_CLOSE_S)
         if self._replays is not None:
             self._replays.stop()
+        self._queries.close()
         for intake in self.line.intakes:
             self._health.unset(f"source:{intake.name}")
         return not any(thread.is_alive() for threads in self._threads.values() for thread in threads)
@@ -201,12 +206,14 @@ class Running:
             registry=self._metrics.registry,
             health=self._health,
             status=self._status,
-            verdicts=self._store.latest,
             evidence_root=settings.paths.state / app.EVIDENCE,
             quality=QualityView(self._store),
             token=read_token(settings.http.token_file, os.environ),
             hosts=settings.http.answers_to,
-            more=[*replays.routes(self._replays)],
+            more=[
+                *page_routes(self._queries, self.line, self._status),
+                *replays.routes(self._replays),
+            ],
         )
         host, port = settings.http.address
         server = HttpServer(application, host, port)

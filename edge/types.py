@@ -276,6 +276,25 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
+class VerdictFilter:
+    """Which stored verdicts are asked for: all that is given must hold; None asks nothing."""
+
+    result_type: str | None = None
+    recipe: str | None = None
+    view: str | None = None
+    batch: str | None = None
+    part: str | None = None
+    evaluation: str | None = None
+    reason: str | None = None
+    since_unix_s: float | None = None
+    until_unix_s: float | None = None  # exclusive
+    reviewed: Literal["yes", "no", "overruled"] | None = None
+    text: str | None = None  # anywhere in part, batch, view, path or id
+    before: str | None = None  # a result id: only what is older
+    after: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     """One outbox row: `body` is the JSON that goes on the wire, the same bytes on every attempt."""
 

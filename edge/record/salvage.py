@@ -18,7 +18,11 @@ from pathlib import Path
 from typing import Any
 
 FIRST = ("outbox", "files", "verdicts")  # what matters most, should the disk fill up meanwhile
-TABLES = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
+# facts are made anew, by the triggers on verdicts
+TABLES = (
+    "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
+    " AND name <> 'verdict_facts'"
+)
 MOST_GAPS = 200  # of a table, that are looked into
 CHUNK_ROWS = 1000
 KEY_BYTES = 64  # of a text, to find one in between

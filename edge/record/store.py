@@ -20,12 +20,12 @@ from typing import Any
 
 from edge.artifacts import make_folder, sync_folder, write_atomic
 from edge.errors import CannotWriteError, DataError, EdgeError, UnavailableError
-from edge.record import batches
+from edge.record import batches, facts
 from edge.record.age import clock_jumped
 from edge.record.batches import BatchRow, ChartRow
 from edge.types import Candidate, Evaluation, FileStamp, Identity, Message, Verdict
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 DAMAGED = "database_damaged"
 
 # Each entry brings the schema from its index to the next version; entries are never changed once released.
@@ -62,6 +62,7 @@ MIGRATIONS = (
     """,
     batches.SCHEMA,
     "CREATE INDEX verdicts_by_content ON verdicts (sha256) WHERE sha256 <> '';",
+    facts.SCHEMA,
 )
 
 

@@ -24,8 +24,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from edge.web.access import UNTOLD, KnownHosts, SameOrigin, TokenRequired
 
 STATIC = Path(__file__).parent / "static"
-DEFAULT_VERDICTS = 50
-MAX_VERDICTS = 1000
 DEFAULT_BATCHES = 50
 MAX_BATCHES = 1000
 
@@ -61,7 +59,6 @@ def create_app(
     registry: CollectorRegistry,
     health: HealthView,
     status: Callable[[], Mapping[str, Any]],
-    verdicts: Callable[[int], Sequence[Mapping[str, Any]]],
     evidence_root: Path,
     quality: QualityView | None = None,
     token: str | None = None,
@@ -71,8 +68,7 @@ def create_app(
 ) -> Starlette:
     """The application.
 
-    `status`, `verdicts(limit)` (payloads, newest first) and `quality` are called in worker threads, several
-    at a time.
+    `status` and `quality` are called in worker threads, several at a time.
     `more` are routes of other modules, behind the same checks.
     `token`, if there is one, is asked for; `hosts` are the names it answers to, empty: any.
     `evidence` of a payload is a path below `evidence_root`: of a picture, or of a folder with `overlay.jpg`.
@@ -91,12 +87,6 @@ def create_app(
 
     def api_status(_: Request) -> Response:
         return JSONResponse(dict(status()))
-
-    def api_verdicts(request: Request) -> Response:
-        limit = _count(request, "limit", DEFAULT_VERDICTS, MAX_VERDICTS)
-        if limit is None:
-            return _refuse("limit", MAX_VERDICTS)
-        return JSONResponse([dict(verdict) for verdict in verdicts(limit)])
 
     def api_spc(request: Request) -> Response:
         last = _count(request, "last", DEFAULT_BATCHES, MAX_BATCHES)
@@ -126,7 +116,6 @@ def create_app(
             Route("/healthz", healthz),
             Route("/readyz", readyz),
             Route("/api/v1/status", api_status),
-            Route("/api/v1/verdicts", api_verdicts),
             Route("/api/v1/spc", api_spc),
             Route("/api/v1/spc.svg", api_spc_svg),
             *more,

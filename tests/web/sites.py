@@ -10,6 +10,8 @@ from prometheus_client import CollectorRegistry
 
 from edge.observe.health import Health
 from edge.observe.metrics import Metrics
+from edge.types import VerdictFilter
+from edge.web import verdicts
 from edge.web.app import create_app
 from edge.web.server import HttpServer
 
@@ -29,8 +31,23 @@ class Charts:
         return "<svg/>" if (recipe, view) == ("bracket", "01") else None
 
 
+class Verdicts:
+    """A hundred verdicts, the newest first; remembers what was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[VerdictFilter] = []
+        self.payloads: list[dict[str, Any]] = [{"resultId": f"R{n}"} for n in range(100)]
+
+    def verdicts(self, wanted: VerdictFilter, limit: int) -> list[dict[str, Any]]:
+        self.asked.append(wanted)
+        return self.payloads[:limit]
+
+    def facets(self) -> dict[str, Any]:
+        return {"recipes": ["bracket"]}
+
+
 class Site:
-    """An application of doubles, served; `access` goes to it: token, hosts."""
+    """An application of doubles, served; `access` goes to it: token, hosts, more."""
 
     def __init__(self, folder: Path, **access: Any) -> None:
         self.health = Health()
@@ -39,15 +56,16 @@ class Site:
         self.now_s = 0.0
         registry = CollectorRegistry()
         self.metrics = Metrics(registry)
-        self.payloads: list[dict[str, Any]] = [{"resultId": f"R{n}"} for n in range(100)]
+        self.verdicts = Verdicts()
+        more = [*verdicts.routes(self.verdicts), *access.pop("more", ())]
         self.app = create_app(
             registry=registry,
             health=self.health,
             status=lambda: {"station": "ct-1", "frames": 3},
-            verdicts=lambda limit: self.payloads[:limit],
             evidence_root=self.evidence,
             quality=self.charts,
             clock=lambda: self.now_s,
+            more=more,
             **access,
         )
         self.server = HttpServer(self.app, "127.0.0.1", 0)

@@ -18,8 +18,10 @@ from starlette.routing import Mount, Route
 from edge.observe.health import Health
 from edge.observe.metrics import Metrics
 from edge.quality import QualityView
+from edge.record.queries import Queries
 from edge.record.store import Store
 from edge.types import Identity, Verdict
+from edge.web import verdicts
 from edge.web.access import host_name
 from edge.web.app import create_app
 from edge.web.server import HttpServer
@@ -205,9 +207,10 @@ def test_no_get_changes_the_database(tmp_path: Path) -> None:
         verdict = Verdict("R1", "frame", "r", "OK", Identity("P", "01", "B"), 1000.0, {"resultId": "R1"})
         store.add_verdict(verdict, b"{}", "s")
     before = content(database)
+    queries = Queries(database)
     app = create_app(
-        registry=CollectorRegistry(), health=Health(), status=store.counts, verdicts=store.latest,
-        evidence_root=tmp_path / "evidence", quality=QualityView(store),
+        registry=CollectorRegistry(), health=Health(), status=store.counts,
+        evidence_root=tmp_path / "evidence", quality=QualityView(store), more=verdicts.routes(queries),
     )  # fmt: skip
     server = HttpServer(app, "127.0.0.1", 0)
     server.start()
@@ -220,6 +223,7 @@ def test_no_get_changes_the_database(tmp_path: Path) -> None:
         server.stop(5.0)
     assert content(database) == before
     assert any("R1" in line for line in before)
+    queries.close()
     store.close()
 
 
@@ -265,15 +269,15 @@ def test_no_path_leads_out_of_a_folder(site: Site, tmp_path: Path, folder: str, 
 
 
 def test_an_answer_says_nothing_about_the_inside(site: Site) -> None:
-    def broken(_: int) -> list[dict[str, Any]]:
+    def broken() -> dict[str, Any]:
         raise RuntimeError("a private detail")
 
     app = create_app(
-        registry=Metrics(CollectorRegistry()).registry, health=Health(), status=dict, verdicts=broken,
+        registry=Metrics(CollectorRegistry()).registry, health=Health(), status=broken,
         evidence_root=site.evidence,
     )  # fmt: skip
     server = HttpServer(app, "127.0.0.1", 0)
     server.start()
-    status, body = ask(server.address[1], "/api/v1/verdicts")
+    status, body = ask(server.address[1], "/api/v1/status")
     server.stop(5.0)
     assert (status, b"private" in body) == (500, False)

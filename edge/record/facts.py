@@ -1,0 +1,77 @@
+"""A narrow copy of what verdicts are looked for by, so that a page's question reads no payloads.
+
+A verdict's payload is some kilobytes; a row here is about a hundred bytes, and lies in the order of time. It
+is written by triggers, in the transaction of its verdict: whoever inserts or deletes verdicts need not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from edge.types import VerdictFilter
+
+_VALUES = """
+  {row}.created_unix_s, {row}.result_id, {row}.type, {row}.recipe, coalesce({row}.view, ''),
+  coalesce({row}.batch, ''), coalesce({row}.part, ''), {row}.evaluation,
+  CASE WHEN json_valid({row}.payload) THEN coalesce(json_extract({row}.payload, '$.reasons'), '[]')
+    ELSE '[]' END,
+  CASE WHEN json_valid({row}.payload) THEN json_extract({row}.payload, '$.score') END,
+  CASE WHEN json_valid({row}.payload) THEN json_extract({row}.payload, '$.scoreRaw') END,
+  CASE WHEN json_valid({row}.payload) THEN json_extract({row}.payload, '$.processingTimes.total_s') END,
+  coalesce({row}.path, '')
+"""
+
+# a migration of `edge.record.store`: never changed once released
+SCHEMA = f"""
+    CREATE TABLE verdict_facts (
+      created_unix_s REAL NOT NULL, result_id TEXT NOT NULL, type TEXT NOT NULL, recipe TEXT NOT NULL,
+      view TEXT NOT NULL, batch TEXT NOT NULL, part TEXT NOT NULL, evaluation TEXT NOT NULL,
+      reasons TEXT NOT NULL, score REAL, score_raw REAL, total_s REAL, path TEXT NOT NULL,
+      PRIMARY KEY (created_unix_s, result_id)
+    ) WITHOUT ROWID;
+    INSERT OR IGNORE INTO verdict_facts SELECT {_VALUES.format(row="verdicts")} FROM verdicts;
+    CREATE UNIQUE INDEX facts_by_id ON verdict_facts (result_id);
+    CREATE INDEX facts_by_part ON verdict_facts (part, created_unix_s) WHERE part <> '';
+    CREATE INDEX facts_by_batch ON verdict_facts (batch, created_unix_s) WHERE batch <> '';
+    CREATE INDEX facts_by_view ON verdict_facts (recipe, view, created_unix_s, evaluation, type);
+    CREATE INDEX facts_by_outcome ON verdict_facts (evaluation, created_unix_s);
+    CREATE TRIGGER facts_come AFTER INSERT ON verdicts BEGIN
+      INSERT OR REPLACE INTO verdict_facts VALUES ({_VALUES.format(row="new")});
+    END;
+    CREATE TRIGGER facts_go AFTER DELETE ON verdicts BEGIN
+      DELETE FROM verdict_facts WHERE result_id = old.result_id;
+    END;
+"""
+
+_EQUAL = {
+    "result_type": "type", "recipe": "recipe", "view": "view", "batch": "batch", "part": "part",
+    "evaluation": "evaluation",
+}  # fmt: skip
+
+
+def where(wanted: VerdictFilter) -> tuple[list[str], list[Any]]:
+    """Conditions on `verdict_facts AS f` and their values; cursors are the caller's."""
+    conditions: list[str] = []
+    values: list[Any] = []
+
+    def add(condition: str, *more: Any) -> None:
+        conditions.append(condition)
+        values.extend(more)
+
+    for name, column in _EQUAL.items():
+        value = getattr(wanted, name)
+        if value is not None:
+            # partial indexes are used where the condition says what they say
+            add(f"f.{column} = ?" + (f" AND f.{column} <> ''" if column in ("batch", "part") else ""), value)
+    if wanted.since_unix_s is not None:
+        add("f.created_unix_s >= ?", wanted.since_unix_s)
+    if wanted.until_unix_s is not None:
+        add("f.created_unix_s < ?", wanted.until_unix_s)
+    if wanted.reason is not None:
+        add("EXISTS (SELECT 1 FROM json_each(f.reasons) WHERE value = ?)", wanted.reason)
+    if wanted.text is not None:
+        texts: Sequence[str] = ("part", "batch", "view", "path", "result_id")
+        add("(" + " OR ".join(f"instr(lower(f.{column}), lower(?))" for column in texts) + ")",
+            *[wanted.text] * len(texts))  # fmt: skip
+    return conditions, values
