@@ -295,10 +295,23 @@ class VerdictFilter:
 
 
 @dataclass(frozen=True, slots=True)
+class Review:
+    """What a person said of a verdict; a later one supersedes it, and changes nothing of it."""
+
+    review_id: str
+    result_id: str
+    evaluation: Evaluation
+    agrees: bool  # with the verdict
+    reason: str
+    reviewer: str
+    created_unix_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     """One outbox row: `body` is the JSON that goes on the wire, the same bytes on every attempt."""
 
     row_id: int
-    kind: Literal["frame", "part"]
-    result_id: str
+    kind: Literal["frame", "part", "review"]
+    result_id: str  # of a review: that of its verdict
     body: bytes

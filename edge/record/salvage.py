@@ -15,9 +15,12 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-FIRST = ("outbox", "files", "verdicts")  # what matters most, should the disk fill up meanwhile
+from edge.record.reviews import COLUMNS, as_review, wire
+from edge.types import Evaluation
+
+FIRST = ("outbox", "files", "verdicts", "reviews")  # what matters most, should the disk fill up meanwhile
 # facts are made anew, by the triggers on verdicts
 TABLES = (
     "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
@@ -251,12 +254,19 @@ def _payload(text: str | bytes) -> dict[str, Any]:
     return payload if isinstance(payload, dict) else {}
 
 
-CHECKS: dict[str, Callable[[dict[str, Any]], bool]] = {"verdicts": _is_verdict, "outbox": _is_waiting}
+def _is_review(row: dict[str, Any]) -> bool:
+    return row["evaluation"] in get_args(Evaluation) and row["agrees"] in (0, 1)
+
+
+CHECKS: dict[str, Callable[[dict[str, Any]], bool]] = {
+    "verdicts": _is_verdict, "outbox": _is_waiting, "reviews": _is_review,
+}  # fmt: skip
 
 
 def _complete(target: sqlite3.Connection, sinks: Sequence[str], found: Salvaged) -> None:
     """Mend what one table lost from what the others say."""
     _verdicts_from_outbox(target)
+    _reviews_from_outbox(target)
     if "verdicts" in found.torn:
         _forget_journal_without_verdicts(target)
     if "files" in found.torn:
@@ -270,7 +280,8 @@ def _complete(target: sqlite3.Connection, sinks: Sequence[str], found: Salvaged)
 def _verdicts_from_outbox(target: sqlite3.Connection) -> None:
     """A waiting result carries its whole verdict."""
     rows = target.execute(
-        "SELECT result_id, kind, body FROM outbox WHERE result_id NOT IN (SELECT result_id FROM verdicts)"
+        "SELECT result_id, kind, body FROM outbox WHERE kind <> 'review'"
+        " AND result_id NOT IN (SELECT result_id FROM verdicts)"
     ).fetchall()
     for result_id, kind, body in rows:
         payload = _payload(body)
@@ -294,6 +305,19 @@ def _verdicts_from_outbox(target: sqlite3.Connection) -> None:
         )  # fmt: skip
 
 
+def _reviews_from_outbox(target: sqlite3.Connection) -> None:
+    """A waiting review is all there."""
+    for (body,) in target.execute("SELECT body FROM outbox WHERE kind = 'review'").fetchall():
+        said = _payload(body)
+        try:
+            created = datetime.fromisoformat(said["createdAt"]).timestamp()
+            values = [said[key] for key in ("reviewId", "resultId", "evaluation")]
+            values += [int(said["agrees"]), said["reason"], said["reviewer"], created]
+        except (KeyError, ValueError, TypeError):
+            continue
+        target.execute(f"INSERT OR IGNORE INTO reviews ({COLUMNS}) VALUES ({_marks(values)})", values)
+
+
 def _forget_journal_without_verdicts(target: sqlite3.Connection) -> None:
     """A file whose verdict is lost is judged again; verdicts older than all that are left were pruned."""
     target.execute("CREATE INDEX salvage_by_content ON verdicts (source, path, sha256)")
@@ -315,8 +339,9 @@ def _journal_from_verdicts(target: sqlite3.Connection) -> None:
 
 
 def _send_again(target: sqlite3.Connection, sinks: Sequence[str], found: Salvaged) -> None:
-    """Where it is not known what waited, every verdict waits: receivers drop copies by their resultId, and
-    nothing makes up for a result that never came. In the order in which they were made."""
+    """Where it is not known what waited, every verdict and review waits: receivers drop copies by their
+    resultId and reviewId, and nothing makes up for one that never came. In the order in which they were made.
+    """
     ((before,),) = target.execute("SELECT count(*) FROM outbox").fetchall()
     for sink in sinks:
         target.execute(
@@ -328,5 +353,20 @@ def _send_again(target: sqlite3.Connection, sinks: Sequence[str], found: Salvage
             " ORDER BY created_unix_s, result_id",
             (sink,),
         )
+    _send_reviews_again(target, sinks)
     ((after,),) = target.execute("SELECT count(*) FROM outbox").fetchall()
     found.again = after - before
+
+
+def _send_reviews_again(target: sqlite3.Connection, sinks: Sequence[str]) -> None:
+    rows = target.execute(
+        f"SELECT {', '.join(f'r.{name.strip()}' for name in COLUMNS.split(','))}, v.payload"
+        " FROM reviews AS r JOIN verdicts AS v ON v.result_id = r.result_id ORDER BY r.review_id"
+    ).fetchall()
+    for *row, payload in rows:
+        review = as_review(row)
+        body = wire(review, _payload(payload))
+        target.executemany(
+            "INSERT INTO outbox (sink, kind, result_id, body, created_unix_s) VALUES (?, 'review', ?, ?, ?)",
+            [(sink, review.result_id, body, review.created_unix_s) for sink in sinks],
+        )

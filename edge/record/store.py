@@ -20,12 +20,12 @@ from typing import Any
 
 from edge.artifacts import make_folder, sync_folder, write_atomic
 from edge.errors import CannotWriteError, DataError, EdgeError, UnavailableError
-from edge.record import batches, facts
+from edge.record import batches, facts, reviews
 from edge.record.age import clock_jumped
 from edge.record.batches import BatchRow, ChartRow
-from edge.types import Candidate, Evaluation, FileStamp, Identity, Message, Verdict
+from edge.types import Candidate, Evaluation, FileStamp, Identity, Message, Review, Verdict
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 DAMAGED = "database_damaged"
 
 # Each entry brings the schema from its index to the next version; entries are never changed once released.
@@ -63,6 +63,7 @@ MIGRATIONS = (
     batches.SCHEMA,
     "CREATE INDEX verdicts_by_content ON verdicts (sha256) WHERE sha256 <> '';",
     facts.SCHEMA,
+    reviews.SCHEMA,
 )
 
 
@@ -325,16 +326,20 @@ class Store:
     def prune(self, before_unix_s: float, limit: int) -> int:
         """Forget up to `limit` delivered verdicts, and closed parts, from before then; gives their number.
 
-        The journal of files stays: it keeps frames that still lie in their folder from being judged again.
+        A verdict that was reviewed since then stays, as a review without it says nothing; then both go. The
+        journal of files stays: it keeps frames that still lie in their folder from being judged again.
         `before_unix_s` comes from `prunable_before`.
         """
-        old = self._rows(
-            "SELECT result_id, type, evaluation FROM verdicts WHERE created_unix_s < ?"
-            " AND result_id NOT IN (SELECT result_id FROM outbox) ORDER BY created_unix_s LIMIT ?",
-            (before_unix_s, limit),
-        )
-        with self.transaction():
+        with self.transaction():  # no review may come in between
+            old = self._rows(
+                "SELECT result_id, type, evaluation FROM verdicts WHERE created_unix_s < ?"
+                " AND result_id NOT IN (SELECT result_id FROM outbox)"
+                " AND result_id NOT IN (SELECT result_id FROM reviews WHERE created_unix_s >= ?)"
+                " ORDER BY created_unix_s LIMIT ?",
+                (before_unix_s, before_unix_s, limit),
+            )
             self._db.executemany("DELETE FROM verdicts WHERE result_id = ?", [row[:1] for row in old])
+            reviews.prune(self._db, before_unix_s)
             self._db.execute(
                 "DELETE FROM part_views WHERE (recipe, batch, part) IN"
                 " (SELECT recipe, batch, part FROM parts WHERE closed AND updated_unix_s < ?)",
@@ -369,6 +374,33 @@ class Store:
         """When the verdict that waits longest was made."""
         row = self._row("SELECT created_unix_s FROM outbox WHERE sink = ? ORDER BY id LIMIT 1", (sink,))
         return float(row[0]) if row else None
+
+    # reviews
+
+    def add_review(
+        self, result_id: str, evaluation: str, reason: str, reviewer: str, now_unix_s: float
+    ) -> Review:
+        """Store what a person said of a verdict, and put it into the outbox of every sink.
+
+        Raises:
+            MissingInputError: no such verdict. DataError: it is not a review, or lacks a reason.
+        """
+        said = reviews.checked(evaluation, reason, reviewer)
+        with self.transaction():
+            return reviews.add(self._db, self._sinks, result_id, said, now_unix_s)
+
+    def reviews_of(self, result_ids: Sequence[str]) -> dict[str, list[Review]]:
+        """By result id all reviews, oldest first; the last one stands."""
+        return reviews.of_results(self._rows, result_ids)
+
+    def latest_reviews(self, limit: int, since_unix_s: float | None = None) -> list[Review]:
+        """The last reviews, newest first."""
+        return reviews.latest(self._rows, limit, since_unix_s)
+
+    def verdict(self, result_id: str) -> tuple[dict[str, Any], str | None] | None:
+        """A verdict's payload and the source of its frame; None: no such verdict."""
+        row = self._row("SELECT payload, source FROM verdicts WHERE result_id = ?", (result_id,))
+        return (json.loads(row[0]), row[1]) if row else None
 
     # quality over batches
 
