@@ -98,7 +98,10 @@ Loss = Annotated[
         help="l2, ssim, msgms, ssim+l2, ssim+msgms+l2; of segmenters bce, bce+dice, focal+dice, bce+lovasz.",
     ),
 ]
-LearningRate = Annotated[float | None, _option(NETWORK, "--learning-rate", min=1e-7, max=1.0)]
+LearningRate = Annotated[
+    float | None,
+    _option(NETWORK, "--learning-rate", min=1e-7, max=1.0, help="Of Adam \\[default: the model's]."),
+]
 Augment = Annotated[
     Literal["none", "flips", "dihedral"] | None,
     _option(NETWORK, "--augment", help="Mirror and turn windows; none: learn frames only as they are."),
