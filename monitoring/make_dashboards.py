@@ -306,13 +306,30 @@ QUALITY = dashboard(
                   unit="percentunit", width=12),
         ],
         "Drift": [
+            Panel("Alarm", "A window of scores is no longer like the calibration's; one alarm an episode.",
+                  ((f"edge_drift_alarm{{{VIEW}}}", "{{recipe}} {{view}}"),), kind="bargauge", width=6,
+                  most=1, steps=((None, GREEN), (1, RED))),
+            Panel("False rejects to be expected", "Share of good frames above the threshold, if the window's "
+                  "scores are what is normal now.",
+                  ((f"edge_false_reject_forecast_ratio{{{VIEW}}}", "{{recipe}} {{view}}"),),
+                  unit="percentunit", width=9),
             Panel("Median of recent scores over that of the calibration", "1 is no change.",
-                  ((f"edge_score_drift_ratio{{{VIEW}}}", "{{recipe}} {{view}}"),), width=12, line_at=True,
+                  ((f"edge_score_drift_ratio{{{VIEW}}}", "{{recipe}} {{view}}"),), width=9, line_at=True,
                   steps=((None, GREEN), (1, GREY))),
+            Panel("PSI", "Of a window against the calibration: 0.1 is little, 0.25 much.",
+                  ((f"edge_score_psi{{{VIEW}}}", "{{recipe}} {{view}}"),), width=8, line_at=True,
+                  steps=((None, GREEN), (0.1, AMBER), (0.25, RED)), least=None),
+            Panel("Evidence by Kolmogorov and Smirnov", "-log10 of the p-value: 3 is one in a thousand.",
+                  ((f"-log10(clamp_min(edge_score_ks_pvalue{{{VIEW}}}, 1e-12))", "{{recipe}} {{view}}"),),
+                  width=8),
             Panel("Evidence that scores changed", "log10 of a test martingale: 6 is one in a million by "
                   "chance.",
-                  ((f"edge_exchangeability_martingale{{{VIEW}}}", "{{recipe}} {{view}}"),), width=12,
+                  ((f"edge_exchangeability_martingale{{{VIEW}}}", "{{recipe}} {{view}}"),), width=8,
                   line_at=True, steps=((None, GREEN), (3, AMBER), (6, RED)), least=None),
+            Panel("How far the picture is from its gates", "1: in the middle of what the calibration allows; "
+                  "0: the next frame is NotDecidable.",
+                  ((f"min by (recipe, reason) (edge_picture_margin_ratio{{{VIEW}}})",
+                    "{{recipe}} {{reason}}"),), unit="percentunit", width=24, most=1),
         ],
         "Batches": [
             Panel("nQI", "Mean score of the latest batch over that of the calibration's good frames.",
