@@ -18,8 +18,9 @@ from edge.page import page_routes
 from edge.quality import QualityView
 from edge.record.queries import Queries
 from edge.record.store import Store
+from edge.reviewing import Reviewing
 from edge.stages import Beat
-from edge.web import replays
+from edge.web import replays, reviews
 from edge.web.app import create_app
 from edge.web.replays import Replays
 from edge.web.server import HttpServer
@@ -189,6 +190,13 @@ class Running:
                 self._log.error("record.failed", error=error)
                 self._ended.wait(RETRY_S)
 
+    def _reviewing(self) -> Reviewing:
+        line = self.line
+        return Reviewing(
+            self._store, line.settings, announce=line.feed.publish, wake_delivery=line.delivery_wake.set,
+            log=self._log,
+        )  # fmt: skip
+
     def _keep_house(self, stop: threading.Event, beat: Beat) -> None:
         house = Housekeeping(self.line, self._store, self._health, self._metrics, log=self._log)
         while not stop.is_set():
@@ -213,6 +221,7 @@ class Running:
             more=[
                 *page_routes(self._queries, self.line, self._status),
                 *replays.routes(self._replays),
+                *reviews.routes(self._reviewing()),
             ],
         )
         host, port = settings.http.address

@@ -63,6 +63,9 @@ class ViewCalibration(BaseModel):
     foreground_ratio: tuple[float, float] | None = None  # share of the plane, widened; None: not looked at
     channels: tuple[int, ...] | None = None  # 1: grey, 3: colour; those of good frames; None: not looked at
     parts: tuple[int, ...] | None = None  # whose each score is, by number; None: each of another part
+    # raw, of frames that people called good: they may have raised the threshold, and prove nothing
+    reviewed: tuple[float, ...] = ()
+    unreviewed_threshold: float | None = None  # that of `scores` alone, where `reviewed` has any
     review_threshold: float | None = None  # above it a frame that is OK is for review; None: no band
 
     @property

@@ -1,0 +1,151 @@
+"""A person's review of a verdict: written into the site's database, with the frame kept to learn from.
+
+A frame is kept where the review overrules its verdict or finds a defect: sources are emptied by whoever owns
+them, and what people said of frames that are gone cannot be learned from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from edge.artifacts import make_folder, sha256_of, sync_folder
+from edge.config import Settings
+from edge.errors import ConfigError, DataError, MissingInputError, UsageError
+from edge.recipes import find_recipe
+from edge.record import evidence, reviews
+from edge.record.store import Store
+from edge.replay.stored import CHANGED, NEVER_READ, NO_FILE, NO_SOURCE, REVIEWED
+from edge.types import Review
+
+FICLONE = 0x40049409  # linux/fs.h: share the blocks of another file, where the file system can
+OF_PART = "a part's verdict is of several frames: review those"
+NO_ROOM = "there is no room to keep it"
+_SUFFIX = re.compile(r"(\.[A-Za-z0-9]{1,8}){0,2}")
+
+
+class Reviewing:
+    """Takes reviews for a site; safe from any thread."""
+
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        *,
+        announce: Callable[[str, Mapping[str, Any]], None] = lambda event, data: None,
+        wake_delivery: Callable[[], None] = lambda: None,
+        unix_clock: Callable[[], float] = time.time,
+        log: Any = None,
+    ) -> None:
+        self._store, self._settings, self._log = store, settings, log
+        self._announce, self._wake, self._unix_clock = announce, wake_delivery, unix_clock
+
+    def add(self, result_id: str, evaluation: str, reason: str, reviewer: str) -> dict[str, Any]:
+        """Write a review; gives it with "frameKept" and, where it was wanted and is not, "frameWhy".
+
+        Raises:
+            MissingInputError: no such verdict. DataError: it is not a review, or lacks a reason.
+            CannotWriteError: the database cannot be written; nothing was.
+        """
+        review = self._store.add_review(result_id, evaluation, reason, reviewer, self._unix_clock())
+        said = reviews.document(review)
+        self._announce("review", said)
+        self._wake()
+        kept, why = self._keep(review)
+        if self._log is not None:
+            self._log.info(
+                "review.added", result_id=result_id, evaluation=evaluation, agrees=review.agrees,
+                reviewer=review.reviewer, frame_kept=kept is not None,
+            )  # fmt: skip
+        return {**said, "frameKept": kept is not None, **({"frameWhy": why} if why else {})}
+
+    def latest(self, limit: int, since_unix_s: float | None) -> Sequence[dict[str, Any]]:
+        """The last reviews, newest first."""
+        return [reviews.document(one) for one in self._store.latest_reviews(limit, since_unix_s)]
+
+    def proposal(self, recipe: str) -> Mapping[str, Any]:
+        """What `edge calibrate --with-reviews` would change by stored scores; or {"why": …}."""
+        from edge.calibrate_reviews import propose
+
+        try:
+            find_recipe(self._settings, recipe)
+        except (ConfigError, UsageError) as error:
+            raise MissingInputError(error.message) from None
+        try:
+            return propose(self._settings, recipe).document
+        except (MissingInputError, DataError) as error:
+            return {"why": error.message}
+
+    def _keep(self, review: Review) -> tuple[Path | None, str]:
+        found = self._store.verdict(review.result_id)
+        if found is None or not wants_frame(review):
+            return None, ""
+        payload, source = found
+        return keep_frame(self._settings, payload, source)
+
+
+def wants_frame(review: Review) -> bool:
+    """Whether there is something to learn from its frame."""
+    return not review.agrees or review.evaluation == "NotOK"
+
+
+def keep_frame(settings: Settings, payload: Mapping[str, Any], source: str | None) -> tuple[Path | None, str]:
+    """Copy a verdict's frame to STATE/reviewed/SHA256.EXT; gives where it lies, or why it does not."""
+    image = payload.get("image") or {}
+    if payload["resultType"] == "part":
+        return None, OF_PART
+    path, sha256 = image.get("path") or "", image.get("sha256") or ""
+    if not sha256:
+        return None, NEVER_READ
+    folder = settings.paths.state / REVIEWED
+    target = folder / f"{sha256}{suffix_of(path)}"
+    if target.is_file():
+        return target, ""
+    directory = next((one.directory for one in settings.source if one.name == source), None)
+    if directory is None:
+        return None, NO_SOURCE
+    try:
+        return _copied(directory / path, target, sha256, settings.evidence.min_free_bytes)
+    except FileNotFoundError:
+        return None, NO_FILE
+    except OSError as error:
+        return None, f"it cannot be kept: {error.strerror}"
+
+
+def suffix_of(path: str) -> str:
+    """What decoders know a format by; nothing where a name has something odd there."""
+    found = "".join(PurePosixPath(path).suffixes[-2:])
+    return found if _SUFFIX.fullmatch(found) else ""
+
+
+def _copied(file: Path, target: Path, sha256: str, min_free_bytes: int | None) -> tuple[Path | None, str]:
+    """Temp → verified → fsync → rename: a name that is a digest is only ever given to its bytes."""
+    folder = target.parent
+    free = evidence.free_bytes(folder) - file.stat().st_size
+    if free < evidence.wanted_free(folder, min_free_bytes):
+        return None, NO_ROOM
+    make_folder(folder)
+    temporary = folder / f".{target.name}.{os.getpid()}.{time.monotonic_ns()}.tmp"
+    try:
+        with file.open("rb") as source, temporary.open("xb") as copy:
+            try:
+                fcntl.ioctl(copy.fileno(), FICLONE, source.fileno())
+            except OSError:  # another file system, or one that cannot
+                shutil.copyfileobj(source, copy, 1 << 20)
+            copy.flush()
+            os.fsync(copy.fileno())
+        if sha256_of(temporary) != sha256:
+            return None, CHANGED
+        temporary.rename(target)
+        sync_folder(folder)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+    return target, ""
