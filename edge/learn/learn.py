@@ -23,6 +23,8 @@ from edge.learn.accelerate import Source, accelerate
 from edge.learn.anomalies.batches import AnomalyBatches
 from edge.learn.anomalies.sheet import contact_page, contact_sheet
 from edge.learn.calibrating import agreement_of, calibrate_crossed_for, calibrate_for, guess
+from edge.learn.data_record import FILE as DATA
+from edge.learn.data_record import record_of
 from edge.learn.datasets import PlaneStore
 from edge.learn.export import golden_pair, to_onnx
 from edge.learn.few_defects import RealDefects, weigh
@@ -140,6 +142,8 @@ def _learn(request: LearnRequest, renewal: Renewal, store: PlaneStore, listen: L
         training["choices"] = ready.choices.record() | {"score": _score_record(scored)}
     if ready.defects:
         training["real_defects"] = real.facts()
+    record = record_of(request.dataset, uses, ready.unreadable, crossed=of_fold is not None)
+    training["data_sha256"] = record.digest
     planes = [s.labelled.plane for s in uses["train"]]
     bundle = write_bundle(
         renewal.new_engine,
@@ -154,6 +158,7 @@ def _learn(request: LearnRequest, renewal: Renewal, store: PlaneStore, listen: L
         classes=ready.classes if kind.names_classes else (),
         extra=extra,
     )
+    write_atomic(renewal.new_engine / DATA, record.csv().encode())
     runtime, agreement = agreement_of(bundle)
     calibrated: Calibrated | None
     if of_fold is not None:
@@ -176,6 +181,7 @@ def _learn(request: LearnRequest, renewal: Renewal, store: PlaneStore, listen: L
         curve=progress.curve,
         agreement=agreement,
         left_out=left_out(request, ready.unreadable),
+        data=record,
         precisions=precisions,
         detectability=_detectability(request, kind, calibrated, bundle, runtime, renewal, listen),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,7 @@ class Specimen:
     group: str  # part, or the file where it names none
     digest: str
     labelled: LabelledPlane
+    image: ImageInfo = field(default_factory=lambda: ImageInfo("", ""))
 
     @property
     def is_defect(self) -> bool:
@@ -85,6 +86,7 @@ def read_specimens(
                 group=sample.part or f"file {sample.path}",
                 digest=learned_id(frame.image.sha256),
                 labelled=LabelledPlane(store.keep(frame.plane), truth_of(sample, frame, how), label),
+                image=frame.image,
             )
         )
     if how.truth == "foreground":

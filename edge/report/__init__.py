@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import platform
+import shlex
+import subprocess
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,8 @@ from edge.types import FloatImage
 
 TEMPLATES = Path(__file__).parent / "templates"
 PICTURE_SIDE_PX = 420
-PACKAGES = ("numpy", "opencv-python-headless", "openvino", "torch", "onnx")
+GIT_S = 5.0
+PACKAGES = ("numpy", "opencv-python-headless", "openvino", "nncf", "torch", "onnx")
 
 
 def render(template: str, **values: Any) -> str:
@@ -55,13 +59,32 @@ def data_url(picture: np.ndarray[Any, np.dtype[np.uint8]]) -> str:
 
 def environment_of_this_machine() -> dict[str, str]:
     """What the bundle was made with: versions, CPU, system."""
-    found = {"edge": __version__, "Python": platform.python_version()}
+    found = {"edge": " ".join(filter(None, (__version__, _commit()))), "Python": platform.python_version()}
     for package in PACKAGES:
         try:
             found[package] = version(package)
         except PackageNotFoundError:
             found[package] = "not installed"
     return found | {"CPU": _cpu(), "system": platform.platform()}
+
+
+def command_line() -> str:
+    """What was typed; empty where edge is not run by its own command."""
+    name = Path(sys.argv[0]).name
+    return shlex.join(["edge", *sys.argv[1:]]) if name in ("edge", "__main__.py") else ""
+
+
+def _commit() -> str:
+    """What git says of the sources, where edge runs from them."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return ""
+    asked = ["git", "-C", str(root), "describe", "--always", "--dirty"]
+    try:
+        found = subprocess.run(asked, capture_output=True, text=True, timeout=GIT_S, check=True)
+    except (OSError, subprocess.SubprocessError):  # no git, or not its repository: a version is enough
+        return ""
+    return f"(sources {found.stdout.strip()})"
 
 
 def _cpu() -> str:
