@@ -1,7 +1,7 @@
 """What a recipe was learned from, file by file: `data.csv` beside the report, and one digest over all of it.
 
 Whoever has the files can prove that they are these:
-`tail -n +2 data.csv | grep -v ',left out,' | cut -d, -f1 | sort -u | sha256sum` gives the digest.
+`awk -F, 'NR > 1 && $2 != "left out" {print $1}' data.csv | LC_ALL=C sort -u | sha256sum` gives the digest.
 """
 
 from __future__ import annotations

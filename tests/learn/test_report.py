@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from edge.decode import Limits
 from edge.detectability import detect_planted, save
 from edge.infer.bundle import Bundle, ScoreSpec, load_bundle, write_bundle
 from edge.inspect import Keeper
-from edge.learn.report import write_report
+from edge.learn.data_record import record_of
+from edge.learn.report import sure_bound, write_report
 from edge.neighbours import FILE, GoodPlane, gather, pack
 from edge.pipeline import Inspector
 from edge.preprocess import PreprocessSpec, TileSpec
@@ -166,3 +168,50 @@ def test_inspect_keeps_a_rejected_place_beside_its_nearest_good_crops(
     assert picture[:, :192].max() > 230  # the bright patch, and no good crop has one
     assert picture[:, 216:408].max() < 180
     assert not (tmp_path / "out/neighbours/ok.png.png").exists()
+
+
+def test_the_share_that_is_surely_not_rejected_is_that_of_clopper_and_pearson(
+    recipe: tuple[Inspector, Calibrated],
+) -> None:
+    _, calibrated = recipe
+    calibration = calibrated.calibration
+    limits = calibration.views["default"]
+    above = limits.model_copy(update={"threshold": 2 * max(limits.scores)})
+    count = len(limits.scores)
+    # none of n rejected: the share of which none is rejected with probability 0.05
+    assert sure_bound(above, calibration) == pytest.approx(1 - 0.05 ** (1 / count))
+    one_part = above.model_copy(update={"parts": (0,) * count})
+    assert sure_bound(one_part, calibration) == pytest.approx(0.95)
+    second = sorted(limits.scores)[-2]
+    among = limits.model_copy(update={"threshold": second, "basis": "view"})
+    found = sure_bound(among, calibration)
+    assert found is not None
+    no_more_than_one = (1 - found) ** count + count * found * (1 - found) ** (count - 1)
+    assert no_more_than_one == pytest.approx(0.05, rel=1e-6)
+    assert sure_bound(limits.model_copy(update={"basis": "recall"}), calibration) is None
+    crossed = calibration.model_copy(update={"procedure": "cross"})
+    assert sure_bound(limits, crossed) is None
+
+
+def test_the_report_is_complete_for_an_audit_and_can_be_printed(
+    recipe: tuple[Inspector, Calibrated], good: Dataset, tmp_path: Path
+) -> None:
+    inspector, calibrated = recipe
+    bundle = inspector.bundle
+    record = record_of(good, {}, [])
+    text = write_report(
+        tmp_path / "report.html", bundle=bundle, calibrated=calibrated, runtime=inspector.runtime,
+        limits=LIMITS, curve=[], agreement={"fp32": 1e-6}, left_out=[], data=record,
+    ).read_text()  # fmt: skip
+    digests = [bundle.digest, calibrated.calibration.digest, record.digest, bundle.manifest.preprocess_digest]
+    for digest in (*digests, *bundle.manifest.files.values()):
+        assert digest in text
+    for name in ("illumination", "tiles.size_px", "peak_px", "Python", "CPU", "sure at 95 %", "12 not used"):
+        assert name in text
+    assert "@media print" in text
+    assert "<details" not in text, "what is folded is not printed"
+    assert "<script" not in text
+    assert text.count("<img") == text.count(' alt="')
+    targets = re.findall(r'href="#(\w+)"', text)
+    assert targets
+    assert all(f'id="{target}"' in text for target in targets)
