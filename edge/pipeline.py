@@ -407,6 +407,7 @@ def good_frame_of(frame: Frame, score: Score) -> GoodFrame:
         foreground_ratio=score.foreground_ratio,
         group=frame.identity.batch or frame.identity.part,
         channels=frame.image.channels,
+        sharpness=score.sharpness,
     )
 
 

@@ -220,6 +220,7 @@ class Score:
     fragments: Fragments | None = None  # only where the score is a fragment's
     objects: tuple[ObjectScore, ...] = ()  # only where each object has its own score
     layers: FloatImage | None = None  # (classes, h, w) probabilities of a segmenter with several classes
+    sharpness: float | None = None  # of the plane's foreground; None: too small or too flat to say
 
     @property
     def foreground_ratio(self) -> float:

@@ -17,7 +17,7 @@ from edge.errors import BundleError, DataError
 from edge.judge.cross import align
 from edge.judge.odds import Odds, odds_of, probability_of
 from edge.judge.part_promise import PartPromise, promise_parts
-from edge.judge.ranges import brightness, contrast, distinct, extent, foreground, hull, known_hull
+from edge.judge.ranges import brightness, contrast, distinct, extent, foreground, hull, known_hull, sharpness
 from edge.judge.thresholds import (
     Threshold,
     ThresholdMethod,
@@ -62,6 +62,7 @@ class ViewCalibration(BaseModel):
     width_px: tuple[float, float] | None = None
     foreground_ratio: tuple[float, float] | None = None  # share of the plane, widened; None: not looked at
     channels: tuple[int, ...] | None = None  # 1: grey, 3: colour; those of good frames; None: not looked at
+    sharpness: tuple[float, float] | None = None  # range, widened; None: not looked at
     parts: tuple[int, ...] | None = None  # whose each score is, by number; None: each of another part
     # raw, of frames that people called good: they may have raised the threshold, and prove nothing
     reviewed: tuple[float, ...] = ()
@@ -139,6 +140,7 @@ class Calibration(BaseModel):
             height_px=known_hull([limits.height_px for limits in seen]),
             width_px=known_hull([limits.width_px for limits in seen]),
             foreground_ratio=known_hull([limits.foreground_ratio for limits in seen]),
+            sharpness=known_hull([limits.sharpness for limits in seen]),
             channels=distinct([n for limits in seen for n in limits.channels or (None,)]),
         )
 
@@ -159,6 +161,7 @@ class GoodFrame:
     part: str | None = None  # what it is not independent of; None: it stands alone
     fold: int | None = None  # whose network scored it, where that is not the recipe's own
     channels: int | None = None  # of the frame as stored; None: not known
+    sharpness: float | None = None  # None: too small or too flat to say
 
 
 def calibrate(
@@ -312,6 +315,7 @@ def _calibrate_view(
         width_px=extent([frame.width_px for frame in frames]),
         foreground_ratio=foreground([frame.foreground_ratio for frame in frames]),
         channels=distinct([frame.channels for frame in frames]),
+        sharpness=sharpness([frame.sharpness for frame in frames]),
         parts=owners(parts),
     )
 

@@ -144,6 +144,8 @@ def _unlike_good(score: Score, limits: ViewCalibration, channels: int | None) ->
     allowed = limits.foreground_ratio
     if allowed is not None and not allowed[0] <= score.foreground_ratio <= allowed[1]:
         reasons.append("foreground_outside_calibration")
+    if _is_outside(score.sharpness, limits.sharpness):
+        reasons.append("sharpness_outside_calibration")  # out of focus, moved, or another noise
     if channels is not None and limits.channels is not None and channels not in limits.channels:
         reasons.append("colour_outside_calibration")  # another camera, or another mode of it
     return tuple(reasons)
@@ -151,10 +153,18 @@ def _unlike_good(score: Score, limits: ViewCalibration, channels: int | None) ->
 
 def margins(score: Score, limits: ViewCalibration) -> dict[str, float]:
     """By reason how far a picture is from its gate: 1 in the middle of the range, 0 at its end."""
-    return {
+    found = {
         "brightness_outside_calibration": room(score.plane_mean, limits.plane_mean),
         "contrast_outside_calibration": room(score.plane_std, limits.plane_std, by_ratio=True),
     }
+    if score.sharpness is not None and limits.sharpness is not None:
+        found["sharpness_outside_calibration"] = room(score.sharpness, limits.sharpness, by_ratio=True)
+    return found
+
+
+def _is_outside(value: float | None, limits: tuple[float, float] | None) -> bool:
+    """Of what is known on both sides."""
+    return value is not None and limits is not None and not limits[0] <= value <= limits[1]
 
 
 def find_defects(score: Score, threshold: float, place: Placement) -> tuple[Defect, ...]:

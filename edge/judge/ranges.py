@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 SIZE_FACTOR = 1.5
+SHARPNESS_FACTOR = 1.05
 
 
 def brightness(means: Sequence[float]) -> tuple[float, float]:
@@ -30,6 +31,19 @@ def foreground(ratios: Sequence[float]) -> tuple[float, float]:
     low, high = min(ratios), max(ratios)
     half = (high - low) / 2
     return max(0.0, low - max(half, low / 4)), min(1.0, high + max(half, high / 4))
+
+
+def sharpness(values: Sequence[float | None]) -> tuple[float, float] | None:
+    """How sharp a plane may be: the range of good frames, widened by half of itself either way, as a factor.
+
+    None where that is not known of all.
+    """
+    known = [value for value in values if value is not None]
+    if not known or len(known) < len(values):
+        return None
+    low, high = min(known), max(known)
+    factor = max(SHARPNESS_FACTOR, math.sqrt(high / low))
+    return low / factor, high * factor
 
 
 def distinct(channels: Sequence[int | None]) -> tuple[int, ...] | None:

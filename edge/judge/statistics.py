@@ -7,6 +7,7 @@ import math
 import cv2
 import numpy as np
 
+from edge.judge.sharpness import sharpness
 from edge.types import GREATEST, Box, FloatImage, Mask, Score, TileArray, as_float
 
 # Wang et al., "Image quality assessment: from error visibility to structural similarity", 2004: 11×11, σ 1.5
@@ -156,6 +157,7 @@ def summarise(
         plane_mean=plane_mean,
         plane_std=plane_std,
         foreground_px=values.size if foreground is None else int(np.count_nonzero(foreground)),
+        sharpness=sharpness(plane, foreground),
     )
 
 
