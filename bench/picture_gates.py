@@ -12,6 +12,7 @@ import csv
 import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -70,10 +71,10 @@ def _of_set(
         for who, measure in measures.items():
             if measure is None:
                 scores = [[_score(plane) for _, plane in kind] for kind in kinds]
-                shares[who].append(_dealt(frames, lambda chosen, s=scores: _refused_by_judge(s, chosen)))
+                shares[who].append(_dealt(frames, partial(_refused_by_judge, scores)))
             else:
                 values = [np.array([measure(plane) for _, plane in kind]) for kind in kinds]
-                shares[who].append(_dealt(frames, lambda chosen, v=values: _below_range(v, chosen)))
+                shares[who].append(_dealt(frames, partial(_below_range, values)))
     return {who: np.mean(found, axis=0) for who, found in shares.items()}
 
 
@@ -86,8 +87,8 @@ def groups(name: str) -> list[Frames]:
             if row["label"] != "good" and SETS[name]:
                 continue
             image = cv2.imread(str(folder / row["path"]), cv2.IMREAD_GRAYSCALE)
-            if image is not None and min(image.shape) >= 16:
-                plane = np.asarray(image, np.float32) / 255
+            if image is not None and min(image.shape) >= 20:
+                plane = np.asarray(image / 255, np.float32)
                 key = row[SETS[name]] if SETS[name] else ""
                 part = row["path"] if SETS[name] == "part" else row["part"] or row["path"]
                 found[key].append((part, plane))
@@ -109,11 +110,11 @@ def _dealt(frames: Frames, shares_of: Callable[[NDArray[np.bool_]], Sequence[flo
             if chosen.sum() < min(CALIBRATED, 0.6 * len(frames)):
                 chosen |= parts == part
         found.append(shares_of(chosen))
-    return np.mean(found, axis=0)
+    return np.asarray(np.mean(found, axis=0), np.float64)
 
 
 def _below_range(values: Sequence[NDArray[np.float64]], chosen: NDArray[np.bool_]) -> list[float]:
-    """Refused of good ones, either way; of blurred ones those below: noise on top is not blur that is seen."""
+    """Refused of good ones, either way; of blurred ones those below: added noise is no blur that is seen."""
     low, high = ranges.sharpness(values[0][chosen].tolist()) or (0.0, np.inf)
     good = values[0][~chosen]
     return [

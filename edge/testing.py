@@ -76,7 +76,7 @@ def fake_calibration(
 ) -> Calibration:
     """Every view calibrated so that a flat grey frame is OK and a patch brighter by 0.2 is not."""
     good = [
-        GoodFrame(view, raw, map_max=threshold, plane_mean=0.5, plane_std=0.01, height_px=48, width_px=64)
+        GoodFrame(view, raw, map_max=threshold, plane_mean=0.5, plane_std=0.008, height_px=48, width_px=64)
         for view in views
         for raw in np.linspace(threshold / 2, threshold, 20)
     ]

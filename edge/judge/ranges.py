@@ -6,19 +6,38 @@ import math
 from collections.abc import Sequence
 
 SIZE_FACTOR = 1.5
+# The range of good frames is widened at either end by this share of itself, and by so much at least: of good
+# frames that are not calibration's about 0.5 % lie beyond (`python -m bench.picture_gates`, docs/drift.md)
+RANGE_SHARE = 0.6
+BRIGHTNESS_MARGIN, BRIGHTNESS_SHARE = 0.03, 1 / 8  # of the scale; of the brightness in the middle
+CONTRAST_FACTOR = 1.25
 SHARPNESS_FACTOR = 1.05
+MANY = 10  # frames: fewer show less of the range, which is widened by as much more
 
 
 def brightness(means: Sequence[float]) -> tuple[float, float]:
-    """Where a plane's mean may lie: the range of good frames, widened by at least a tenth of the scale."""
+    """Where a plane's mean may lie: the range of good frames, widened."""
     low, high = min(means), max(means)
-    margin = max(0.1, (high - low) / 2, (high + low) / 8)
+    margin = max(BRIGHTNESS_MARGIN, RANGE_SHARE * (high - low), BRIGHTNESS_SHARE * (high + low) / 2) * _fewer(
+        means
+    )
     return max(0.0, low - margin), min(1.0, high + margin)
 
 
 def contrast(stds: Sequence[float]) -> tuple[float, float]:
-    """Where a plane's standard deviation may lie: half the smallest to twice the largest of good ones."""
-    return min(stds) / 2, max(stds) * 2
+    """Where a plane's standard deviation may lie: the range of good frames, widened by a factor."""
+    return _widened(stds, CONTRAST_FACTOR)
+
+
+def _fewer(values: Sequence[object]) -> float:
+    return max(1.0, MANY / len(values))
+
+
+def _widened(values: Sequence[float], least: float) -> tuple[float, float]:
+    """The range and its margins on a scale of ratios; of values that may be 0."""
+    low, high = min(values), max(values)
+    factor = max(least, (high / low) ** RANGE_SHARE if low > 0 else least) ** _fewer(values)
+    return low / factor, high * factor
 
 
 def extent(sides_px: Sequence[int]) -> tuple[float, float]:
@@ -34,16 +53,14 @@ def foreground(ratios: Sequence[float]) -> tuple[float, float]:
 
 
 def sharpness(values: Sequence[float | None]) -> tuple[float, float] | None:
-    """How sharp a plane may be: the range of good frames, widened by half of itself either way, as a factor.
+    """How sharp a plane may be: the range of good frames, widened by a factor.
 
     None where that is not known of all.
     """
     known = [value for value in values if value is not None]
     if not known or len(known) < len(values):
         return None
-    low, high = min(known), max(known)
-    factor = max(SHARPNESS_FACTOR, math.sqrt(high / low))
-    return low / factor, high * factor
+    return _widened(known, SHARPNESS_FACTOR)
 
 
 def distinct(channels: Sequence[int | None]) -> tuple[int, ...] | None:
