@@ -315,7 +315,7 @@ def doctor(
     json_: Json = False,
 ) -> None:
     """What is wrong with this machine and installation, and how to mend it. Exit 1 if something is."""
-    from edge.doctor import run_doctor
+    from edge.doctor.command import run_doctor
 
     raise typer.Exit(run_doctor(config=config, gpu=gpu, json=json_))
 

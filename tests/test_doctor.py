@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
@@ -10,12 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge import doctor, gpu_proof
+from edge import gpu_proof
 from edge.cli import _run
-from edge.doctor import Finding
+from edge.doctor import installation, machine
+from edge.doctor.finding import Finding
 from edge.errors import BundleError, UnavailableError
 from edge.gpu_proof import GpuProof, Trial, try_all
 from edge.infer.bundle import Bundle
+from edge.infer.compile import open_runtime
 from edge.infer.runtime import Runtime
 from edge.testing import FakeClock, FakeRuntime
 from edge.types import FloatImage
@@ -30,7 +33,7 @@ def one(found: Iterator[Finding]) -> Finding:
     return finding
 
 
-def machine(folder: Path, **files: str) -> Path:
+def made_up(folder: Path, **files: str) -> Path:
     """A root with such files; __ in a name stands for /."""
     for name, text in files.items():
         file = folder / name.replace("__", "/")
@@ -40,8 +43,8 @@ def machine(folder: Path, **files: str) -> Path:
 
 
 def test_an_old_python_is_a_fault() -> None:
-    assert one(doctor.check_python((3, 10))).level == "fault"
-    assert one(doctor.check_python((3, 12))).level == "ok"
+    assert one(installation.check_python((3, 10))).level == "fault"
+    assert one(installation.check_python((3, 12))).level == "ok"
 
 
 @pytest.mark.parametrize(
@@ -59,19 +62,19 @@ def test_packages_are_there_and_in_versions_that_do(needed: list[str], level: st
             raise PackageNotFoundError(name)
         return "2.1.3"
 
-    finding = one(doctor.check_packages(needed, installed))
+    finding = one(installation.check_packages(needed, installed))
     assert finding.level == level
     assert says in finding.says
 
 
 def test_the_packages_of_this_installation_are_found() -> None:
-    finding = one(doctor.check_packages())
+    finding = one(installation.check_packages())
     assert finding.level == "ok"
     assert int(finding.says.split()[1]) >= 15
 
 
 def test_openvino_says_what_it_computes() -> None:
-    finding = one(doctor.check_engine())
+    finding = one(installation.check_engine())
     assert finding.level == "ok"
     assert "FP32" in finding.says
 
@@ -85,7 +88,7 @@ def test_openvino_says_what_it_computes() -> None:
     ],
 )
 def test_what_the_cpu_can_do_is_named(tmp_path: Path, flags: str, level: str, says: str) -> None:
-    finding = one(doctor.check_cpu(machine(tmp_path, proc__cpuinfo=CPUINFO.format(flags))))
+    finding = one(machine.check_cpu(made_up(tmp_path, proc__cpuinfo=CPUINFO.format(flags))))
     assert finding.level == level
     assert says in finding.says
 
@@ -98,7 +101,7 @@ def test_a_quota_of_fewer_cores_than_are_seen_is_said(
     tmp_path: Path, cores: int, quota: str, level: str
 ) -> None:
     assert (
-        one(doctor.check_cores(machine(tmp_path, **{"sys__fs__cgroup__cpu.max": quota}), cores)).level
+        one(machine.check_cores(made_up(tmp_path, **{"sys__fs__cgroup__cpu.max": quota}), cores)).level
         == level
     )
 
@@ -111,25 +114,25 @@ def test_little_memory_is_said_also_of_a_container(
     tmp_path: Path, available_gb: float, limit_gb: float | None, level: str
 ) -> None:
     meminfo = f"MemTotal: 16000000 kB\nMemAvailable: {int(available_gb * 1e6)} kB\n"
-    root = machine(tmp_path, proc__meminfo=meminfo)
+    root = made_up(tmp_path, proc__meminfo=meminfo)
     if limit_gb is not None:
-        machine(
+        made_up(
             tmp_path,
             **{"sys__fs__cgroup__memory.max": f"{limit_gb * 10**9}", "sys__fs__cgroup__memory.current": "5"},
         )
-    assert one(doctor.check_memory(root)).level == level
+    assert one(machine.check_memory(root)).level == level
 
 
 def test_few_open_files_are_said() -> None:
-    assert one(doctor.check_files(256, 4096)).level == "warning"
-    assert one(doctor.check_files(1024, 4096)).level == "ok"
-    assert one(doctor.check_files(-1, -1)).says == "unlimited"
+    assert one(machine.check_files(256, 4096)).level == "warning"
+    assert one(machine.check_files(1024, 4096)).level == "ok"
+    assert one(machine.check_files(-1, -1)).says == "unlimited"
 
 
 def test_few_watches_are_said_with_the_command_that_mends_it(tmp_path: Path) -> None:
     folder = "proc__sys__fs__inotify__max_user_"
-    root = machine(tmp_path, **{f"{folder}watches": "100\n", f"{folder}instances": "128\n"})
-    finding = one(doctor.check_inotify(root))
+    root = made_up(tmp_path, **{f"{folder}watches": "100\n", f"{folder}instances": "128\n"})
+    finding = one(machine.check_inotify(root))
     assert finding.level == "warning"
     assert "sysctl -w fs.inotify.max_user_watches=" in finding.fix
     assert "instances" not in finding.fix
@@ -138,23 +141,23 @@ def test_few_watches_are_said_with_the_command_that_mends_it(tmp_path: Path) -> 
 def test_a_full_disk_or_one_that_is_not_here_is_a_fault(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usage = doctor.shutil._ntuple_diskusage  # type: ignore[attr-defined]
+    usage = shutil._ntuple_diskusage  # type: ignore[attr-defined]
     for free, level in ((10**8, "fault"), (5 * 10**9, "warning"), (10**11, "ok")):
-        monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _, free=free: usage(10**12, 0, free))
-        assert one(doctor.check_disk(tmp_path / "not" / "yet" / "made")).level == level
-    monkeypatch.setattr(doctor, "is_network_mount", lambda _: True)
-    assert one(doctor.check_disk(tmp_path)).level == "fault"
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: usage(10**12, 0, free))
+        assert one(machine.check_disk(tmp_path / "not" / "yet" / "made")).level == level
+    monkeypatch.setattr(machine, "is_network_mount", lambda _: True)
+    assert one(machine.check_disk(tmp_path)).level == "fault"
 
 
 @pytest.mark.parametrize(
     ("now_s", "state", "level"), [(0.0, 0, "fault"), (2e9, 5, "warning"), (2e9, 0, "ok"), (2e9, None, "ok")]
 )
 def test_a_clock_that_nobody_sets_is_said(now_s: float, state: int | None, level: str) -> None:
-    assert one(doctor.check_clock(now_s, state)).level == level
+    assert one(machine.check_clock(now_s, state)).level == level
 
 
 def test_the_kernel_says_whether_the_clock_is_synchronised() -> None:
-    assert doctor.clock_state() in (None, *range(6))  # adjtimex(2): TIME_OK to TIME_ERROR
+    assert machine.clock_state() in (None, *range(6))  # adjtimex(2): TIME_OK to TIME_ERROR
 
 
 @pytest.mark.parametrize(
@@ -162,7 +165,7 @@ def test_the_kernel_says_whether_the_clock_is_synchronised() -> None:
     [("Name:\tx", 7, "warning"), ("Seccomp:\t0", 0, "note"), ("Seccomp:\t0", 7, "ok")],
 )
 def test_what_decoders_cannot_be_locked_in_with_is_said(status: str, landlock: int, level: str) -> None:
-    assert one(doctor.check_confinement(status, landlock)).level == level
+    assert one(machine.check_confinement(status, landlock)).level == level
 
 
 @pytest.mark.parametrize(
@@ -183,16 +186,16 @@ def test_a_gpu_that_is_not_used_is_noted(
         except KeyError:
             raise PackageNotFoundError(name) from None
 
-    root = machine(tmp_path, proc__driver__nvidia__version=driver)
+    root = made_up(tmp_path, proc__driver__nvidia__version=driver)
     for gpu in range(gpus):
         (root / f"proc/driver/nvidia/gpus/0000:0{gpu}:00.0").mkdir(parents=True)
-    finding = one(doctor.check_gpu(root, installed))
+    finding = one(installation.check_gpu(root, installed))
     assert finding.level == level
     assert says in finding.says
 
 
 def test_what_cannot_be_told_is_left_out(tmp_path: Path) -> None:
-    for check in (doctor.check_cpu, doctor.check_memory, doctor.check_inotify):
+    for check in (machine.check_cpu, machine.check_memory, machine.check_inotify):
         assert list(check(tmp_path)) == []
 
 
@@ -205,8 +208,8 @@ def edge(
 ) -> Callable[..., tuple[int, str, str]]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("EDGE_CONFIG", raising=False)
-    monkeypatch.setattr(doctor, "check_disk", lambda _: iter(()))  # of whatever machine runs the tests
-    monkeypatch.setattr(doctor, "check_memory", lambda _: iter(()))
+    monkeypatch.setattr(machine, "check_disk", lambda _: iter(()))  # of whatever machine runs the tests
+    monkeypatch.setattr(machine, "check_memory", lambda _: iter(()))
 
     def run(*arguments: str) -> tuple[int, str, str]:
         code = _run(list(arguments))
@@ -227,7 +230,8 @@ def test_a_site_is_checked_and_its_faults_end_it_with_1(
     edge: Callable[..., tuple[int, str, str]], tmp_path: Path
 ) -> None:
     make_recipe(tmp_path)
-    write_config(tmp_path, 1883, 9470)
+    file = write_config(tmp_path, 1883, 9470)
+    file.write_text(file.read_text().replace("[mqtt]", "[mqtt]\nenabled = false"))
     (tmp_path / "incoming").rmdir()
     code, out, _ = edge("doctor")
     assert code == 1
@@ -280,7 +284,7 @@ class Pretender(FakeRuntime):
 
 
 def by_cpu(bundle: Bundle) -> Callable[[FloatImage], FloatImage]:
-    cpu = gpu_proof.open_runtime(bundle, precision="fp32")
+    cpu = open_runtime(bundle, precision="fp32")
     most = cpu.batch_of(PX, PX)
     return lambda tiles: np.concatenate(
         list(cpu.infer(tiles[i : i + most] for i in range(0, len(tiles), most)))

@@ -99,7 +99,7 @@ def read_password(file: Path | None, environ: Mapping[str, str]) -> str | None:
     return credential.read_text().rstrip("\r\n") if credential.is_file() else None
 
 
-def _tls_context(tls: Tls) -> ssl.SSLContext:
+def tls_context(tls: Tls) -> ssl.SSLContext:
     """The broker must prove its name to a CA that we know; there is no way to leave that out.
 
     Raises:
@@ -127,7 +127,7 @@ class Connection:
         settings: Mqtt,
         *,
         client_id: str,
-        will: Publication,
+        will: Publication | None,
         environ: Mapping[str, str],
         wake: threading.Event,
     ) -> None:
@@ -207,11 +207,12 @@ class Connection:
     def _prepare(self) -> None:
         client, settings = self._client, self._settings
         client.connect_timeout = CONNECT_TIMEOUT_S
-        client.will_set(self._will.topic, self._will.body, qos=1, retain=self._will.retain)
+        if self._will is not None:
+            client.will_set(self._will.topic, self._will.body, qos=1, retain=self._will.retain)
         if settings.username is not None:
             client.username_pw_set(settings.username, read_password(settings.password_file, self._environ))
         if settings.tls is not None:
-            client.tls_set_context(_tls_context(settings.tls))
+            client.tls_set_context(tls_context(settings.tls))
         for callback in CALLBACKS:
             setattr(client, callback, getattr(self, f"_{callback}"))
         # says that writing is not for the thread that publishes: ours is woken and does it
