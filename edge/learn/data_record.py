@@ -136,7 +136,7 @@ def _digest(file: Path) -> str:
 
 
 def counted(rows: Collection[Row]) -> list[dict[str, str | int]]:
-    """One line a view: frames by role, and parts."""
+    """One line a view: frames by role, and parts of those used."""
     views = sorted({row.view for row in rows})
     return [
         {
@@ -145,7 +145,9 @@ def counted(rows: Collection[Row]) -> list[dict[str, str | int]]:
                 role.replace(" ", "_"): sum(row.view == view and row.role == role for row in rows)
                 for role in ("learn", "held out", "calibrate", LEFT_OUT)
             },
-            "parts": len({row.part for row in rows if row.view == view and row.part}),
+            "parts": len(
+                {row.part for row in rows if (row.view == view and row.role != LEFT_OUT) and row.part}
+            ),
         }
         for view in views
     ]

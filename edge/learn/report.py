@@ -81,7 +81,7 @@ def write_report(
         views=_views(calibrated) if calibrated else [],
         sure=SURE,
         separation=_separation(calibrated) if calibrated else None,
-        shortfalls=calibrated.shortfalls() if calibrated else [],
+        shortfalls=_grouped(calibrated.shortfalls()) if calibrated else [],
         needed=frames_needed(calibrated.calibration.false_reject) if calibrated else 0,
         worst=_worst(bundle, calibrated, runtime, limits) if calibrated else [],
         weakest=_weakest(bundle, calibrated, runtime, limits) if calibrated else [],
@@ -160,6 +160,21 @@ def _views(calibrated: Calibrated) -> list[dict[str, Any]]:
             "chart": score_histogram(limits.scores, limits.threshold),
         }
         for name, limits in calibration.views.items()
+    ]
+
+
+def _grouped(sentences: Sequence[str]) -> list[str]:
+    """Sentences that say the same of several views, as one."""
+    views: dict[str, list[str]] = {}
+    for sentence in sentences:
+        head, colon, rest = sentence.partition(": ")
+        is_view = bool(colon) and head.startswith("view ")
+        views.setdefault(rest if is_view else sentence, []).append(
+            head.removeprefix("view ") if is_view else ""
+        )
+    return [
+        said if not names[0] else f"view{'s' if len(names) > 1 else ''} {', '.join(names)}: {said}"
+        for said, names in views.items()
     ]
 
 

@@ -26,7 +26,7 @@ def test_an_answer_depends_on_just_the_receptive_field() -> None:
     for column in range(side):
         changed[column, :, :, column] = 0
 
-    def middle(tiles: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]  # (n,)
+    def middle(tiles: np.ndarray) -> np.ndarray:  # (n,)
         batch = runtime.batch_of(side, side)
         answers = runtime.infer([tiles[i : i + batch] for i in range(0, len(tiles), batch)])
         return np.concatenate(list(answers))[:, 0, side // 2, side // 2]

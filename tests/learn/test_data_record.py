@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edge.dataset import Dataset, Sample, Unreadable
+from edge.dataset import Dataset, Label, Sample, Unreadable
 from edge.learn.data_record import counted, record_of
 from edge.learn.labels import LabelledPlane
 from edge.learn.specimens import Specimen
@@ -18,18 +18,24 @@ from edge.types import ImageInfo
 
 
 def samples(folder: Path) -> tuple[Sample, ...]:
-    labels = {"a": "good", "b": "good", "c": "good", "d": "defect", "e": "good", "f": "review"}
-    return tuple(
-        Sample(
-            write_frame(folder / f"{name}.png", seed=ord(name)), f"{name}.png", label, view="01", part=name
-        )  # type: ignore[arg-type]
-        for name, label in labels.items()
-    )
+    labels: dict[str, Label] = {
+        "a": "good",
+        "b": "good",
+        "c": "good",
+        "d": "defect",
+        "e": "good",
+        "f": "review",
+    }
+    found = []
+    for name, label in labels.items():
+        file = write_frame(folder / f"{name}.png", seed=ord(name))
+        found.append(Sample(file, file.name, label, view="01", part=name))
+    return tuple(found)
 
 
 def specimen(sample: Sample) -> Specimen:
     sha256 = hashlib.sha256(sample.file.read_bytes()).hexdigest()
-    nothing = np.zeros((2, 2), np.float32)
+    nothing = np.zeros((2, 2), np.float16)
     labelled = LabelledPlane(nothing, np.zeros((2, 2), np.uint8), 0)
     image = ImageInfo(sample.path, sha256, 64, 48, 8)
     return Specimen(sample, "01", sample.part or "", sha256[:16], labelled, image)

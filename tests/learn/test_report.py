@@ -18,7 +18,7 @@ from edge.detectability import detect_planted, save
 from edge.infer.bundle import Bundle, ScoreSpec, load_bundle, write_bundle
 from edge.inspect import Keeper
 from edge.learn.data_record import record_of
-from edge.learn.report import sure_bound, write_report
+from edge.learn.report import _grouped, sure_bound, write_report
 from edge.neighbours import FILE, GoodPlane, gather, pack
 from edge.pipeline import Inspector
 from edge.preprocess import PreprocessSpec, TileSpec
@@ -215,3 +215,23 @@ def test_the_report_is_complete_for_an_audit_and_can_be_printed(
     targets = re.findall(r'href="#(\w+)"', text)
     assert targets
     assert all(f'id="{target}"' in text for target in targets)
+
+
+def test_views_of_which_the_same_is_said_are_told_in_one_sentence() -> None:
+    said = ["view 1: too few", "view 2: too few", "view 3: worse", "parts: none", "no view: at all"]
+    assert _grouped(said) == ["views 1, 2: too few", "view 3: worse", "parts: none", "no view: at all"]
+
+
+def test_defects_that_were_held_out_have_their_curves(
+    recipe: tuple[Inspector, Calibrated], tmp_path: Path
+) -> None:
+    inspector, calibrated = recipe
+    ordered = sorted(calibrated.frames, key=lambda entry: entry.good.raw)
+    defects = replace(calibrated, frames=tuple(ordered[:4]), defects=tuple(ordered[4:]))
+    text = write_report(
+        tmp_path / "report.html", bundle=inspector.bundle, calibrated=defects, runtime=inspector.runtime,
+        limits=LIMITS, curve=[], agreement={}, left_out=[],
+    ).read_text()  # fmt: skip
+    assert "4 defect and 4 good calibration frames" in text
+    assert "AUROC 1.000" in text
+    assert "The defect frames that look best" in text
