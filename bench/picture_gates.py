@@ -78,7 +78,7 @@ def _of_set(
     return {who: np.mean(found, axis=0) for who, found in shares.items()}
 
 
-def groups(name: str) -> list[Frames]:
+def groups(name: str, most: int = MOST) -> list[Frames]:
     """Frames that are alike, as planes in 0..1; bench and test read them, nothing is copied."""
     folder = Path(os.environ.get("EDGE_DATA", "../shared/data")) / name
     found = defaultdict[str, Frames](list)
@@ -94,7 +94,7 @@ def groups(name: str) -> list[Frames]:
                 found[key].append((part, plane))
     rng = np.random.default_rng(0)
     return [
-        [frames[int(k)] for k in rng.permutation(len(frames))[:MOST]]
+        [frames[int(k)] for k in rng.permutation(len(frames))[:most]]
         for frames in found.values()
         if len(frames) >= LEAST
     ]

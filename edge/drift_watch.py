@@ -131,10 +131,6 @@ class DriftWatch:
             _add_to_base(view, row)
             for reason, margin in margins(score, view.limits).items() if score is not None else ():
                 view.pictures.setdefault(reason, deque(maxlen=PICTURE_FRAMES)).append(margin)
-            self._meter.drifted(
-                verdict.recipe, who.view or "", drift_ratio(view.recent, view.limits),
-                log_martingale(tuple(view.recent), view.usual),
-            )  # fmt: skip
             if self._clock() - view.looked_s >= EVERY_S:
                 self._look(verdict.recipe, who.view or "", view)
 
@@ -163,6 +159,11 @@ class DriftWatch:
     def _look(self, recipe: str, name: str, view: _View) -> None:
         """Compare the window, report it, and say so where its state has changed."""
         view.looked_s = self._clock()
+        if view.recent:
+            self._meter.drifted(
+                recipe, name, drift_ratio(view.recent, view.limits),
+                log_martingale(tuple(view.recent), view.usual),
+            )  # fmt: skip
         oldest = self._unix_clock() - self._window_s
         while view.window and view.window[0].unix_s < oldest:
             view.window.popleft()
