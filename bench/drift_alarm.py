@@ -2,7 +2,7 @@
 
 The daemon's own watch (`edge.drift_watch`) is fed four frames a second. Without drift: how much of the time
 it is in alarm. With a slow drift: at which true share of false rejects the alarm comes. Scores are
-log-normal, and, where EDGE_DATA is there, those of real solder joints whose lamp fades while the camera's gain
+log-normal, and, where EDGE_DATA is there, those of real solder joints whose lamp fades while the gain
 makes up for it, so that noise grows; their score is the highest 9×9 mean of what a blur of σ 3 takes away.
 """
 
