@@ -141,7 +141,7 @@ def test_few_watches_are_said_with_the_command_that_mends_it(tmp_path: Path) -> 
 def test_a_full_disk_or_one_that_is_not_here_is_a_fault(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usage = shutil._ntuple_diskusage  # type: ignore[attr-defined]
+    usage = shutil._ntuple_diskusage
     for free, level in ((10**8, "fault"), (5 * 10**9, "warning"), (10**11, "ok")):
         monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: usage(10**12, 0, free))
         assert one(machine.check_disk(tmp_path / "not" / "yet" / "made")).level == level
