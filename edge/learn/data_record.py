@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
@@ -135,9 +136,16 @@ def _digest(file: Path) -> str:
         return ""
 
 
+def in_order(view: str) -> tuple[tuple[int, str], ...]:
+    """Sorts views as people count: 2 before 10."""
+    return tuple(
+        (int(word), "") if word.isdecimal() else (-1, word) for word in re.split(r"(\d+)", view) if word
+    )
+
+
 def counted(rows: Collection[Row]) -> list[dict[str, str | int]]:
     """One line a view: frames by role, and parts of those used."""
-    views = sorted({row.view for row in rows})
+    views = sorted({row.view for row in rows}, key=in_order)
     return [
         {
             "view": view or "–",

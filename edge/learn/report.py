@@ -25,7 +25,7 @@ from edge.judge.operating_point import lower_bound
 from edge.judge.ranking import curve as ranked
 from edge.judge.thresholds import frames_needed
 from edge.learn.architecture import Architecture, architecture_of
-from edge.learn.data_record import LEFT_OUT, DataRecord, counted
+from edge.learn.data_record import LEFT_OUT, DataRecord, counted, in_order
 from edge.neighbours import open_neighbours
 from edge.pipeline import Inspector, planes_of
 from edge.report import command_line, data_url, environment_of_this_machine, heat, render
@@ -66,7 +66,7 @@ def write_report(
     precisions: Precisions | None = None,
 ) -> Path:
     """Render the report and write it as one self-contained file."""
-    manifest = bundle.manifest
+    manifest, views = bundle.manifest, _views(calibrated) if calibrated else []
     text = render(
         "learned.html",
         manifest=manifest,
@@ -78,7 +78,8 @@ def write_report(
         scoring=_flat(manifest.score),
         digest=bundle.digest,
         calibration=calibrated and calibrated.calibration,
-        views=_views(calibrated) if calibrated else [],
+        views=views,
+        thresholds=_thresholds(views),
         sure=SURE,
         separation=_separation(calibrated) if calibrated else None,
         shortfalls=_grouped(calibrated.shortfalls()) if calibrated else [],
@@ -113,7 +114,7 @@ def _data(record: DataRecord) -> dict[str, Any]:
             reasons[why] = reasons.get(why, 0) + 1
     sizes = sorted({f"{row.width_px}×{row.height_px}" for row in used})
     return {
-        "views": counted(record.rows),
+        "views": _joined(counted(record.rows)),
         "frames": len(used),
         "parts": len({row.part for row in used if row.part}),
         "defects": sum(row.label == "defect" for row in used),
@@ -159,7 +160,41 @@ def _views(calibrated: Calibrated) -> list[dict[str, Any]]:
             "highest": max(limits.scores, default=0.0) / limits.threshold,
             "chart": score_histogram(limits.scores, limits.threshold),
         }
-        for name, limits in calibration.views.items()
+        for name, limits in sorted(calibration.views.items(), key=lambda view: in_order(view[0]))
+    ]
+
+
+def _thresholds(views: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The table's rows."""
+    return _joined(
+        [
+            {
+                "view": view["name"],
+                "frames": len(view["limits"].scores),
+                "parts": view["limits"].parts_count,
+                "threshold": view["limits"].threshold,
+                "basis": f"{view['basis']}, {view['limits'].method}",
+                "bound": view["limits"].false_reject_bound,
+                "estimate": view["limits"].false_reject_estimate,
+                "sure": view["sure"],
+            }
+            for view in views
+        ]
+    )
+
+
+def _joined(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Neighbouring views of which the same is said, as one row: "10 – 16"."""
+    found: list[dict[str, Any]] = []
+    for row in rows:
+        rest = {name: value for name, value in row.items() if name != "view"}
+        if found and found[-1]["rest"] == rest:
+            found[-1]["to"] = row["view"]
+        else:
+            found.append({"from": row["view"], "to": row["view"], "rest": rest})
+    return [
+        {"view": one["from"] if one["from"] == one["to"] else f"{one['from']} – {one['to']}", **one["rest"]}
+        for one in found
     ]
 
 

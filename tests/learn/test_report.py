@@ -17,8 +17,8 @@ from edge.decode import Limits
 from edge.detectability import detect_planted, save
 from edge.infer.bundle import Bundle, ScoreSpec, load_bundle, write_bundle
 from edge.inspect import Keeper
-from edge.learn.data_record import record_of
-from edge.learn.report import _grouped, sure_bound, write_report
+from edge.learn.data_record import in_order, record_of
+from edge.learn.report import _grouped, _joined, sure_bound, write_report
 from edge.neighbours import FILE, GoodPlane, gather, pack
 from edge.pipeline import Inspector
 from edge.preprocess import PreprocessSpec, TileSpec
@@ -235,3 +235,11 @@ def test_defects_that_were_held_out_have_their_curves(
     assert "4 defect and 4 good calibration frames" in text
     assert "AUROC 1.000" in text
     assert "The defect frames that look best" in text
+
+
+def test_neighbouring_views_with_the_same_figures_are_one_row() -> None:
+    rows = [{"view": view, "frames": frames} for view, frames in (("1", 2), ("2", 2), ("3", 1), ("10", 2))]
+    assert _joined(rows) == [
+        {"view": "1 – 2", "frames": 2}, {"view": "3", "frames": 1}, {"view": "10", "frames": 2},
+    ]  # fmt: skip
+    assert sorted(("10", "2", "a10", "a9", "default"), key=in_order) == ["a9", "a10", "default", "2", "10"]
