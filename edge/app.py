@@ -106,6 +106,9 @@ def wire(
     wake = threading.Event()
     drift = _drift_watch(settings, inspectors, store, metrics, log)
     feed = Feed()
+    evidence_rule = EvidenceRule(
+        settings.paths.state / EVIDENCE, settings.evidence.keep_ok_ratio, settings.evidence.min_free_bytes
+    )
     returns = {intake.name: intake for intake in intakes}
 
     def done(candidate: Candidate) -> None:
@@ -136,6 +139,7 @@ def wire(
             prepared,
             judged,
             batch_frames=runtime.batch_frames,
+            keeps=evidence_rule.keeps,
             watch=EngineWatch(EngineLoss(settings, open_on_cpu=open_on_cpu, meter=metrics, log=log)),
             log=log,
         ),
@@ -147,11 +151,7 @@ def wire(
                 name: PartRule(recipe.views, recipe.part_timeout_s)
                 for name, recipe in settings.recipe.items()
             },
-            evidence_rule=EvidenceRule(
-                settings.paths.state / EVIDENCE,
-                settings.evidence.keep_ok_ratio,
-                settings.evidence.min_free_bytes,
-            ),
+            evidence_rule=evidence_rule,
             meter=metrics,
             drift=drift,
             wake_delivery=wake.set,

@@ -17,6 +17,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Literal
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -202,6 +203,8 @@ class Inspection:
     judgement: Judgement
     infer_s: float
     judge_s: float
+    # (h, w) uint8, what the network made of the plane; only where it was to be kept
+    reconstruction: NDArray[np.uint8] | None = None
 
 
 @dataclass(slots=True)
@@ -352,6 +355,12 @@ class Inspector:
         self, planes: Iterable[Planes | FloatImage], on_batch: Callable[[], None] = lambda: None
     ) -> Iterator[Score]:
         """Scores of preprocessed planes, in order."""
+        for _, score in self._scored(planes, on_batch):
+            yield score
+
+    def _scored(
+        self, planes: Iterable[Planes | FloatImage], on_batch: Callable[[], None]
+    ) -> Iterator[tuple[Answer, Score]]:
         manifest = self.bundle.manifest
         found = answers(
             (one if isinstance(one, Planes) else Planes(one) for one in planes),
@@ -359,14 +368,18 @@ class Inspector:
             fragment_smooth_px=manifest.score.fragment_smooth_px,
         )  # fmt: skip
         for answer in found:
-            yield score_of(answer, manifest.score, manifest.preprocess.mask)
+            yield answer, score_of(answer, manifest.score, manifest.preprocess.mask)
 
     def inspect(
-        self, frames: Iterable[Frame], on_batch: Callable[[], None] = lambda: None
+        self,
+        frames: Iterable[Frame],
+        on_batch: Callable[[], None] = lambda: None,
+        keeps: Callable[[Frame, Judgement], bool] = lambda frame, judgement: False,
     ) -> Iterator[Inspection]:
         """Judge frames, in order; some are taken ahead, so that the engine need not wait for them.
 
-        Inference time is shared out by the wait for each frame's answer.
+        Inference time is shared out by the wait for each frame's answer. What a network reconstructed is
+        kept of frames that `keeps` names.
         """
         assert self.calibration is not None, "inspect needs a calibration; score does not"
         manifest = self.bundle.manifest
@@ -377,14 +390,18 @@ class Inspector:
                 ahead.append(frame)
                 yield planes_of(frame)
 
-        scores, started = self.score(planes(), on_batch), time.monotonic()
-        for score in scores:
+        scored, started = self._scored(planes(), on_batch), time.monotonic()
+        for answer, score in scored:
             frame, inferred = ahead.popleft(), time.monotonic()
             judgement = judge(
                 score, frame.identity.view, self.calibration, frame.placement, manifest.classes,
                 manifest.score.min_area_px, frame.image.channels,
             )  # fmt: skip
-            yield Inspection(frame, score, judgement, inferred - started, time.monotonic() - inferred)
+            judge_s = time.monotonic() - inferred
+            kept = manifest.output == "reconstruction" and keeps(frame, judgement)
+            reconstruction = as_bytes(answer.stitched) if kept else None
+            del answer  # no plane stays for the sake of the one before it
+            yield Inspection(frame, score, judgement, inferred - started, judge_s, reconstruction)
             started = time.monotonic()
 
     def good_frames(self, frames: Iterable[Frame]) -> Iterator[GoodFrame]:
@@ -392,6 +409,11 @@ class Inspector:
         for frame in frames:
             (score,) = self.score([planes_of(frame)])
             yield good_frame_of(frame, score)
+
+
+def as_bytes(plane: FloatImage) -> NDArray[np.uint8]:
+    """(h, w) in 0..1, what is beyond cut off, as uint8."""
+    return cv2.multiply(plane, 255.0, dtype=cv2.CV_8U)  # type: ignore[return-value]  # rounds and saturates
 
 
 def good_frame_of(frame: Frame, score: Score) -> GoodFrame:

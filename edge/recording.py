@@ -24,7 +24,7 @@ from edge.record import evidence
 from edge.record.batches import ChartRow
 from edge.record.store import PartKey, PartRow, Store
 from edge.stages import Beat, FrameResult, Judged, SameContent, no_beat
-from edge.types import Candidate, Identity, ModelInfo, Verdict
+from edge.types import Candidate, Frame, Identity, Judgement, ModelInfo, Verdict
 from edge.wallclock import WallClock
 
 SAME_CONTENT = "same_content"
@@ -47,6 +47,11 @@ class EvidenceRule:
     root: Path
     keep_ok_ratio: float
     min_free_bytes: int | None = 0  # None: as `evidence.wanted_free` says
+
+    def keeps(self, frame: Frame, judgement: Judgement) -> bool:
+        """Everything that is not OK or for review, and a fixed share of OK frames, chosen by content."""
+        usual = judgement.evaluation == "OK" and IN_REVIEW_BAND not in judgement.reasons
+        return not usual or zlib.crc32(frame.image.sha256.encode()) / 2**32 < self.keep_ok_ratio
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,18 +238,14 @@ class RecordStage:
         )
 
     def _save_evidence(self, file: Judged, result: FrameResult, result_id: str, created: float) -> str | None:
-        """Pictures for everything that is not OK or for review, and for a fixed share of OK frames, chosen by
-        content."""
-        if result.frame is None:
-            return None
-        share = zlib.crc32(result.image.sha256.encode()) / 2**32
-        usual = result.judgement.evaluation == "OK" and IN_REVIEW_BAND not in result.judgement.reasons
-        if usual and share >= self._evidence.keep_ok_ratio:
+        """Pictures of the frames that the rule keeps."""
+        if result.frame is None or not self._evidence.keeps(result.frame, result.judgement):
             return None
         try:
             classes = file.route.inspector.bundle.manifest.classes
             pictures = evidence.pictures(result.frame, result.score, result.judgement, classes)
-            tables = {}
+            pictures |= evidence.layers(result.frame, result.reconstruction)
+            tables = {evidence.GEOMETRY: evidence.geometry(result.frame, pictures)}
             if result.score is not None and result.score.fragments is not None:
                 tables[evidence.FRAGMENTS] = evidence.fragments_csv(result.score)
             rule = self._evidence

@@ -11,6 +11,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edge.buffer import Buffer
 from edge.decode import Limits
 from edge.engine_loss import EngineWatch
@@ -95,6 +98,7 @@ class FrameResult:
     score: Score | None = None
     times_s: Mapping[str, float] = field(default_factory=dict)
     detail: str = ""  # for the log: what exactly was wrong
+    reconstruction: NDArray[np.uint8] | None = None  # of the plane, where it is evidence
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +112,8 @@ class Judged:
 
     @property
     def pixels(self) -> int:
-        return sum(pixels_of(r.frame, r.score) for r in self.results if r.frame is not None)
+        kept = sum(r.reconstruction.size // 4 for r in self.results if r.reconstruction is not None)
+        return kept + sum(pixels_of(r.frame, r.score) for r in self.results if r.frame is not None)
 
 
 class Returns(Protocol):
@@ -359,9 +364,12 @@ class InspectStage:
         *,
         batch_frames: int,
         watch: EngineWatch,
+        keeps: Callable[[Frame, Judgement], bool] = lambda frame, judgement: False,
         log: Any,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`keeps` says which frames leave pictures behind."""
+        self._keeps = keeps
         self._routes, self._prepared, self._judged, self._clock = routes, prepared, judged, clock
         self._batch_frames, self._watch, self._log = batch_frames, watch, log
 
@@ -409,7 +417,7 @@ class InspectStage:
                 left.popleft()
 
         try:
-            for inspection in route.inspector.inspect(frames(), beat):
+            for inspection in route.inspector.inspect(frames(), beat, self._keeps):
                 if "score_not_finite" in inspection.judgement.reasons:
                     break
                 pass_on_done()  # files before it that have no frames to judge
@@ -460,7 +468,7 @@ class InspectStage:
         """
         failed, found = "", list[Inspection | tuple[Frame, EdgeError]]()
         try:
-            inspections = list(route.inspector.inspect(frames, beat))
+            inspections = list(route.inspector.inspect(frames, beat, self._keeps))
             found = [*inspections]
             if not any("score_not_finite" in one.judgement.reasons for one in inspections):
                 return found
@@ -483,7 +491,10 @@ class InspectStage:
             return _failed(frame.image, frame.identity, file, error, frame)
         frame = outcome.frame
         times = {**file.times_s, **frame.times_s, "infer_s": outcome.infer_s, "judge_s": outcome.judge_s}
-        return FrameResult(frame.image, frame.identity, outcome.judgement, frame, outcome.score, times)
+        return FrameResult(
+            frame.image, frame.identity, outcome.judgement, frame, outcome.score, times,
+            reconstruction=outcome.reconstruction,
+        )  # fmt: skip
 
 
 def _failed(

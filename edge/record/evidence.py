@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from math import inf
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -26,8 +28,12 @@ Picture = NDArray[np.uint8]
 OVERLAY = "overlay.jpg"
 HEATMAP = "heatmap.png"
 CLASSES = "classes.png"
+PREPROCESSED = "preprocessed.jpg"
+RECONSTRUCTION = "reconstruction.jpg"
+GEOMETRY = "geometry.json"
 FRAGMENTS = "fragments.csv"
-LONGEST_SIDE_PX = 4096  # pictures of larger planes are reduced
+LONGEST_SIDE_PX = 4096  # pictures in colour of larger planes are reduced
+LONGEST_GREY_SIDE_PX = 6144  # likewise of grey ones, which are for looking at single pixels
 JPEG_QUALITY = 88
 DAY = "%Y-%m-%d"
 DAY_S = 86400.0
@@ -106,13 +112,34 @@ def pictures(
             [on_picture(defect.bbox) for defect in judgement.defects],
             [(on_picture(one.bbox), one.evaluation) for one in judgement.objects],
         ),
-        HEATMAP: heatmap(values, threshold),
+        HEATMAP: heatmap(_reduced(score.map, LONGEST_GREY_SIDE_PX), threshold),
     }
     if classes:
         layers = score.map[None] if score.layers is None else score.layers
         masks = np.stack([_reduced(layer) for layer in layers]) > threshold
         found[CLASSES] = class_overlay(plane, masks, classes, judgement.class_areas)
     return found
+
+
+def layers(frame: Frame, reconstruction: Picture | None = None) -> dict[str, Picture]:
+    """The plane in grey, and what the network made of it where that is known, at the plane's own pixels."""
+    plane = frame.grey if frame.grey.dtype == np.uint8 else cv2.multiply(frame.plane, 255.0, dtype=cv2.CV_8U)
+    found: dict[str, Picture] = {PREPROCESSED: _reduced(plane, LONGEST_GREY_SIDE_PX)}  # type: ignore[arg-type]  # of cv2
+    if reconstruction is not None:
+        found[RECONSTRUCTION] = _reduced(reconstruction, LONGEST_GREY_SIDE_PX)
+    return found
+
+
+def geometry(frame: Frame, pictures: Mapping[str, Picture]) -> str:
+    """JSON: where the plane lies in the frame, and how large each picture is."""
+    return json.dumps(
+        {
+            "plane": [frame.grey.shape[1], frame.grey.shape[0]],
+            "planeToFrame": frame.placement.matrix.tolist(),
+            "isScaled": frame.to_frame is None,
+            "pictures": {name: [one.shape[1], one.shape[0]] for name, one in pictures.items()},
+        }
+    )
 
 
 def fragments_csv(score: Score) -> str:
@@ -284,13 +311,16 @@ def _size(folder: Path) -> int:
     return total
 
 
-def _reduced(plane: FloatImage) -> FloatImage:
-    """At most LONGEST_SIDE_PX on its longer side, at least one pixel on the other."""
-    factor = LONGEST_SIDE_PX / max(plane.shape)
+Plane = TypeVar("Plane", FloatImage, Picture)
+
+
+def _reduced(plane: Plane, longest_px: int = LONGEST_SIDE_PX) -> Plane:
+    """At most so long on its longer side, at least one pixel on the other."""
+    factor = longest_px / max(plane.shape)
     if factor >= 1:
         return plane
     height, width = (max(1, round(side * factor)) for side in plane.shape)
-    return cv2.resize(plane, (width, height), interpolation=cv2.INTER_AREA)  # type: ignore[return-value]  # float32
+    return cv2.resize(plane, (width, height), interpolation=cv2.INTER_AREA)  # type: ignore[return-value]  # its type stays
 
 
 def _encode(name: str, picture: NDArray[np.uint8]) -> bytes:

@@ -1,4 +1,5 @@
 import errno
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -37,8 +38,23 @@ def test_pictures_of_huge_planes_are_reduced(shape: tuple[int, int]) -> None:
     frame = Frame(ImageInfo("a", "s", shape[1], shape[0], 8), plane)
     score = summarise(plane, plane, "peak", 4)
     made = evidence.pictures(frame, score, Judgement("NotOK", (), pixel_threshold=1.0))
-    assert made["heatmap.png"].shape == (max(1, round(shape[0] * 4096 / shape[1])), 4096)
-    assert made["overlay.jpg"].shape[:2] == made["heatmap.png"].shape
+    assert made["heatmap.png"].shape == (max(1, round(shape[0] * 6144 / shape[1])), 6144)
+    assert made["overlay.jpg"].shape[:2] == (max(1, round(shape[0] * 4096 / shape[1])), 4096)
+    assert evidence.layers(frame, None)["preprocessed.jpg"].shape == made["heatmap.png"].shape
+
+
+def test_layers_have_the_planes_own_pixels_and_say_where_they_lie() -> None:
+    plane = np.linspace(-0.5, 1.5, 20 * 30, dtype=np.float32).reshape(20, 30)
+    frame = Frame(ImageInfo("a", "s", 60, 40, 8), plane)
+    made = evidence.layers(frame, np.full((20, 30), 7, np.uint8))
+    assert {name: one.shape for name, one in made.items()} == {
+        "preprocessed.jpg": (20, 30), "reconstruction.jpg": (20, 30),
+    }  # fmt: skip
+    assert (made["preprocessed.jpg"][0, 0], made["preprocessed.jpg"][-1, -1]) == (0, 255)  # not wrapped round
+    geometry = json.loads(evidence.geometry(frame, made))
+    assert geometry["plane"] == [30, 20] == geometry["pictures"]["preprocessed.jpg"]
+    assert geometry["planeToFrame"] == [[2, 0, 0], [0, 2, 0], [0, 0, 1]]
+    assert geometry["isScaled"] is True
 
 
 def test_a_frame_that_was_not_scored_still_shows_itself() -> None:
