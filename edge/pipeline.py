@@ -17,7 +17,6 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Literal
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -53,6 +52,7 @@ from edge.types import (
     Picture,
     Score,
     TileArray,
+    as_bytes,
     as_float,
 )
 
@@ -409,11 +409,6 @@ class Inspector:
         for frame in frames:
             (score,) = self.score([planes_of(frame)])
             yield good_frame_of(frame, score)
-
-
-def as_bytes(plane: FloatImage) -> NDArray[np.uint8]:
-    """(h, w) in 0..1, what is beyond cut off, as uint8."""
-    return cv2.multiply(plane, 255.0, dtype=cv2.CV_8U)  # type: ignore[return-value]  # rounds and saturates
 
 
 def good_frame_of(frame: Frame, score: Score) -> GoodFrame:

@@ -219,7 +219,7 @@ class Running:
             token=read_token(settings.http.token_file, os.environ),
             hosts=settings.http.answers_to,
             more=[
-                *page_routes(self._queries, self.line, self._status),
+                *page_routes(self._queries, self.line, self._status, self._health),
                 *replays.routes(self._replays),
                 *reviews.routes(self._reviewing()),
             ],

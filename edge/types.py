@@ -26,6 +26,17 @@ def as_float(grey: TileArray) -> FloatImage:
     return scaled if most == 1 else scaled * np.float32(1 / most)
 
 
+def as_bytes(grey: TileArray) -> NDArray[np.uint8]:
+    """Grey values as uint8, whatever they are stored as; what is beyond 0..1 is cut off."""
+    if grey.dtype == np.uint8:
+        return grey  # type: ignore[return-value]  # just looked
+    import cv2  # not for commands that show no picture
+
+    scaled: Any = cv2.multiply(as_float(grey), (255.0, 0.0, 0.0, 0.0), dtype=cv2.CV_8U)  # type: ignore[call-overload]  # scalars are meant as well
+    bytes_: NDArray[np.uint8] = scaled  # rounded, saturated
+    return bytes_
+
+
 Box = tuple[int, int, int, int]
 """x, y, width, height in pixels."""
 

@@ -60,6 +60,11 @@ class Health:
             }
         return not silent, silent
 
+    def conditions(self) -> dict[str, tuple[bool, str]]:
+        """Every condition by name: whether it holds, and if not why."""
+        with self._lock:
+            return dict(self._conditions)
+
     def ready(self) -> tuple[bool, dict[str, str]]:
         """Whether all conditions hold, and for each that does not the reason."""
         with self._lock:

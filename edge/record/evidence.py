@@ -21,7 +21,7 @@ from edge.artifacts import make_folder, sync_folder
 from edge.errors import CannotWriteError
 from edge.record.age import clock_jumped
 from edge.record.class_overlay import class_overlay
-from edge.types import Box, Evaluation, FloatImage, Frame, Judgement, Score
+from edge.types import Box, Evaluation, FloatImage, Frame, Judgement, Score, as_bytes
 
 Picture = NDArray[np.uint8]
 
@@ -123,8 +123,7 @@ def pictures(
 
 def layers(frame: Frame, reconstruction: Picture | None = None) -> dict[str, Picture]:
     """The plane in grey, and what the network made of it where that is known, at the plane's own pixels."""
-    plane = frame.grey if frame.grey.dtype == np.uint8 else cv2.multiply(frame.plane, 255.0, dtype=cv2.CV_8U)
-    found: dict[str, Picture] = {PREPROCESSED: _reduced(plane, LONGEST_GREY_SIDE_PX)}  # type: ignore[arg-type]  # of cv2
+    found = {PREPROCESSED: _reduced(as_bytes(frame.grey), LONGEST_GREY_SIDE_PX)}
     if reconstruction is not None:
         found[RECONSTRUCTION] = _reduced(reconstruction, LONGEST_GREY_SIDE_PX)
     return found

@@ -16,11 +16,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from edge.errors import DataError, MissingInputError, UnavailableError
-from edge.record import facts
+from edge.record import facts, reviews
 from edge.types import VerdictFilter
 
 QUERY_S = 2.0
@@ -77,8 +78,8 @@ class Queries:
                 if cursor is not None:
                     conditions.append(f"(f.created_unix_s, f.result_id) {than} (?, ?)")
                     values += self._place(db, cursor)
-            if wanted.reviewed is not None and (held := _reviewed(db, wanted.reviewed)):
-                conditions.append(held)
+            if wanted.reviewed is not None:
+                conditions.append(_REVIEWED[wanted.reviewed])
             where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
             ids = [
                 row[0]
@@ -88,9 +89,9 @@ class Queries:
                     (*values, limit),
                 )
             ]
-            reviews = latest_reviews(db, ids)
+            standing = latest_reviews(db, ids)
             stored = _payloads(db, ids)
-        return [{**stored[one], "review": reviews.get(one)} for one in ids if one in stored]
+        return [{**stored[one], "review": standing.get(one)} for one in ids if one in stored]
 
     def verdict(self, result_id: str) -> StoredVerdict | None:
         """One verdict, None if it is not stored."""
@@ -103,7 +104,8 @@ class Queries:
     def reviews(self, result_id: str) -> list[Payload]:
         """All reviews of a verdict, oldest first."""
         with self._connection() as db:
-            return _reviews(db, "result_id = ?", (result_id,))
+            found = reviews.of_results(partial(_rows, db), [result_id])
+        return [reviews.document(one) for one in found.get(result_id, ())]
 
     def part_of(self, payload: Mapping[str, Any], views: Sequence[str]) -> Payload | None:
         """The part that a frame belongs to, or that a part's verdict is of; None where it names none.
@@ -181,13 +183,13 @@ class Queries:
                 " ORDER BY f.created_unix_s DESC LIMIT ?",
                 (recipe, view, bundle_sha256, limit),
             ).fetchall()
-            reviews = latest_reviews(db, [row[0] for row in rows])
+            standing = latest_reviews(db, [row[0] for row in rows])
         return [
             {
                 "resultId": result_id,
                 "scoreRaw": raw,
                 "evaluation": evaluation,
-                "truth": (reviews.get(result_id) or {}).get("evaluation"),
+                "truth": (standing.get(result_id) or {}).get("evaluation"),
             }
             for result_id, raw, evaluation in reversed(rows)
         ]
@@ -271,12 +273,9 @@ def iso(unix_s: float) -> str:
 
 
 def latest_reviews(db: sqlite3.Connection, result_ids: Sequence[str]) -> dict[str, Payload]:
-    """The latest review of each of these verdicts that has one."""
-    found: dict[str, Payload] = {}
-    for some in _portions(result_ids):
-        for review in _reviews(db, f"result_id IN ({_marks(some)})", some):
-            found[review["resultId"]] = review  # the latest comes last
-    return found
+    """The review that stands of each of these verdicts that has one."""
+    found = reviews.of_results(partial(_rows, db), result_ids)
+    return {result_id: reviews.document(listed[-1]) for result_id, listed in found.items() if listed}
 
 
 def _payloads(db: sqlite3.Connection, result_ids: Sequence[str]) -> dict[str, Payload]:
@@ -289,12 +288,16 @@ def _payloads(db: sqlite3.Connection, result_ids: Sequence[str]) -> dict[str, Pa
     return found
 
 
-def _reviews(db: sqlite3.Connection, condition: str, values: Sequence[Any]) -> list[Payload]:
-    return []
+def _rows(db: sqlite3.Connection, sql: str, values: Sequence[Any]) -> list[Any]:
+    return db.execute(sql, values).fetchall()
 
 
-def _reviewed(db: sqlite3.Connection, how: str) -> str:
-    return "" if how == "no" else "0"
+_REVIEWED = {
+    "yes": "f.result_id IN (SELECT result_id FROM reviews)",
+    "no": "NOT EXISTS (SELECT 1 FROM reviews AS r WHERE r.result_id = f.result_id)",
+    "overruled": "f.result_id IN (SELECT r.result_id FROM reviews AS r WHERE NOT r.agrees AND r.review_id ="
+    " (SELECT max(review_id) FROM reviews WHERE result_id = r.result_id))",
+}
 
 
 def _names(db: sqlite3.Connection) -> Iterator[tuple[str, str]]:
