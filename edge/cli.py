@@ -19,6 +19,7 @@ from edge.errors import CannotWriteError, ConfigError, EdgeError, MissingInputEr
 from edge.learn.cli import calibrate, compile_, learn, train
 from edge.pack_cli import pack
 from edge.replay.cli import replay
+from edge.review_cli import review
 from edge.rle_cli import app as rle
 from edge.signing_cli import keygen, sign
 from edge.simulate.commands import simulate_app
@@ -326,6 +327,7 @@ app.command("calibrate")(calibrate)
 app.command("compile")(compile_)
 app.command("pack")(pack)
 app.command("replay")(replay)
+app.command("review")(review)
 app.command("spc")(spc)
 app.command("keygen")(keygen)
 app.command("sign")(sign)

@@ -21,6 +21,7 @@ from edge.types import Frame, Identity
 Label = Literal["good", "defect", "review", ""]
 
 COLUMNS = ("path", "label", "mask", "view", "part", "defect", "split")
+NOTE = "note"  # a column for people, which nothing reads
 LABELS = ("good", "defect", "review", "")
 # A misspelt "test" would let test rows into learning, so only known words pass
 SPLITS = ("train", "validation", "val", "calibration", "test", "")
@@ -261,7 +262,7 @@ def _header(file: Path, cells: Sequence[str]) -> list[str]:
     if "path" not in columns:
         raise DataError(f"{file}:1: no column 'path'", hint=f"the header is {','.join(COLUMNS)}")
     for column in columns:
-        if column not in COLUMNS:
+        if column not in (*COLUMNS, NOTE):
             near = difflib.get_close_matches(column, COLUMNS, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"the header is {','.join(COLUMNS)}"
             raise DataError(f"{file}:1: unknown column {column!r}", hint=hint)

@@ -134,7 +134,7 @@ def stored(reader: StoredVerdicts, settings: Settings, wanted: Selection) -> Ite
 
     The verdicts on the pages of one file are written together, so they are neighbours.
     """
-    places = _Places(settings)
+    places = Places(settings)
     for key, rows in groupby(reader.rows(wanted), lambda row: (row.source, row.path, row.sha256)):
         source, path, sha256 = key
         payloads = [(row.result_id, loads(row.payload)) for row in rows]
@@ -196,7 +196,7 @@ def _identity(said: Mapping[str, Any]) -> Identity:
     return Identity(part=said["partId"], view=said["view"], batch=said["batchId"])
 
 
-class _Places:
+class Places:
     """Where the frames of stored verdicts are looked for: in their source's folder, then among the copies."""
 
     def __init__(self, settings: Settings) -> None:
