@@ -68,6 +68,31 @@ def test_a_good_frame_is_ok_and_a_defect_is_found_where_it_is(tmp_path: Path) ->
     assert set(bad.frame.times_s) == {"decode_s", "preprocess_s"}
 
 
+def test_a_blurred_file_is_not_decidable_and_says_why(tmp_path: Path) -> None:
+    """From files to the verdict: what calibration measured of good files is what a new one is held to."""
+    ready = inspector(tmp_path)
+
+    def read(seed: int, blur_px: float = 0.0) -> Frame:
+        fine = np.random.default_rng(seed).normal(127, 25, (48, 64)).astype(np.float32)
+        pixels = cv2.GaussianBlur(fine, (0, 0), 0.7)
+        if blur_px:
+            pixels = cv2.GaussianBlur(pixels, (0, 0), blur_px)
+        file = tmp_path / f"{seed}_{blur_px}.png"
+        assert cv2.imwrite(str(file), pixels.clip(0, 255).astype(np.uint8))
+        return prepare_file(PrepareJob(file, file.name, None, ready.bundle.manifest.preprocess, LIMITS))[0]
+
+    good = list(ready.good_frames(read(seed) for seed in range(20)))
+    assert all(frame.sharpness is not None for frame in good)
+    ready.calibration = calibrate(
+        good, recipe="r", bundle_sha256=ready.bundle.digest, statistic="peak", false_reject=0.05,
+        too_few="refuse",
+    )  # fmt: skip
+    fresh, soft = ready.inspect([read(100), read(100, blur_px=1.5)])
+    assert fresh.judgement.evaluation == "OK"
+    assert soft.judgement.evaluation == "NotDecidable"
+    assert "sharpness_outside_calibration" in soft.judgement.reasons
+
+
 def test_a_truncated_file_says_so(tmp_path: Path) -> None:
     file = write_frame(tmp_path / "a.png")
     file.write_bytes(file.read_bytes()[:-40])

@@ -51,7 +51,7 @@ class Reference:
     threshold: float  # raw
     promised: float  # share of good frames rejected while nothing drifts
     bounded: bool
-    tested: NDArray[np.float64]  # what the tests compare with: calibration, and more that is like it; sorted
+    tested: NDArray[np.float64]  # what tests and forecast compare with: these, and more like them; sorted
 
     @classmethod
     def of(cls, calibration: Calibration, limits: ViewCalibration) -> Reference:
@@ -65,8 +65,8 @@ class Reference:
         return cls(logs, limits.threshold, min(max(promised, 1e-6), 0.5), calibration.bounded, logs)
 
     def beside(self, normalised: Sequence[float]) -> Reference:
-        """With scores of production that are like calibration's, for the tests; the medians and the forecast
-        stay calibration's own."""
+        """With scores of production that are like calibration's, for the tests and the forecast: what has
+        changed since. PSI and medians stay against calibration alone."""
         return replace(self, tested=np.sort(np.concatenate([self.scores, self.logs(normalised)])))
 
     def logs(self, normalised: Sequence[float]) -> NDArray[np.float64]:
@@ -102,7 +102,7 @@ def measure(normalised: Sequence[float], reference: Reference) -> Drift:
         ks_p=ks_p(window, reference.tested),
         shift_p=rank_sum_p(window, reference.tested),
         median_ratio=math.exp(min(shift, 700.0)),
-        forecast=_forecast(_middle(window) - _middle(reference.scores), reference),
+        forecast=_forecast(_middle(window) - _middle(reference.tested), reference),
         promised=reference.promised,
     )
 
@@ -191,7 +191,7 @@ def _forecast(shift: float, reference: Reference) -> float | None:
 
     Anchored at the promise, not at calibration's own tail: of 19 scores the tail is one score.
     """
-    low, high = np.quantile(reference.scores, [0.1587, 0.8413])  # ± one standard deviation of a normal one
+    low, high = np.quantile(reference.tested, [0.1587, 0.8413])  # ± one standard deviation of a normal one
     sigma = float(high - low) / 2
     if sigma <= 0:
         return None
