@@ -58,12 +58,13 @@ def notes(settings: Settings) -> list[str]:
         )
     return found + [
         f"{key} = {str(file)!r} can be read by everybody on this machine: chmod o= it"
-        for key, file in _secret_files(settings).items()
+        for key, file in secret_files(settings).items()
         if _is_public(file)
     ]
 
 
-def _secret_files(settings: Settings) -> dict[str, Path]:
+def secret_files(settings: Settings) -> dict[str, Path]:
+    """Files whose contents nobody else may know, by the key that names them."""
     tls = settings.mqtt.tls or Tls()
     named = {
         "mqtt.password_file": settings.mqtt.password_file,

@@ -15,6 +15,7 @@ import typer
 
 from edge import __version__
 from edge.accuracy.cli import bench_app
+from edge.backup.cli import backup, restore
 from edge.errors import CannotWriteError, ConfigError, EdgeError, MissingInputError, UnavailableError
 from edge.learn.cli import calibrate, compile_, learn, train
 from edge.pack_cli import pack
@@ -329,6 +330,8 @@ app.command("pack")(pack)
 app.command("replay")(replay)
 app.command("review")(review)
 app.command("spc")(spc)
+app.command("backup")(backup)
+app.command("restore")(restore)
 app.command("keygen")(keygen)
 app.command("sign")(sign)
 app.add_typer(rle, name="rle")
