@@ -200,6 +200,7 @@ class Viewer {
   measure(sharp) {
     const canvas = this.stage.canvas;
     if (this.stage.base?.preview) canvas.dataset.first ??= Math.round(performance.now() - this.began);
+    canvas.dataset.layer = this.layer;
     canvas.dataset.sharp = String(Boolean(sharp && this.stage.base?.preview));
   }
 
