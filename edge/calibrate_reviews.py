@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edge import app
+from edge.calibrate import learned_id
 from edge.config import Settings
 from edge.errors import DataError, MissingInputError
 from edge.infer.bundle import Bundle
@@ -34,7 +35,8 @@ SUPERVISED = ("recall", "f1", "pixels")  # one threshold for all views, chosen w
 STATEMENT = (
     "The bound of each view is the one that its calibration frames prove: no threshold falls below theirs, "
     "so it still holds for good frames like those. Reviewed frames were looked at because of their scores: "
-    "they raise a threshold, and prove no smaller rate."
+    "they raise a threshold, and prove no smaller rate. What is no longer NotOK is OK, or NotDecidable where "
+    "its picture is unlike those of calibration."
 )
 
 
@@ -69,7 +71,8 @@ class Proposal:
     @property
     def changes(self) -> bool:
         """Whether any threshold is another one."""
-        return any(self.after.views[view] != limits for view, limits in self.before.views.items())
+        old, new = self.before.views, self.after.views
+        return any(new[view].threshold != limits.threshold for view, limits in old.items())
 
     @property
     def escapes(self) -> Sequence[Mapping[str, Any]]:
@@ -148,10 +151,13 @@ def _told(
     """Scores from stored verdicts where this engine made them; the files of others are scored anew."""
     own = {one.review.result_id: one.payload.get("scoreRaw") for one in items if _by(one.payload, bundle)}
     scores = {**rescore(bundle, [one for one in items if one.review.result_id not in own]), **own}
+    known = frozenset(bundle.manifest.training.get("learned_from", ()))
     found = []
     for one in items:
         raw = scores.get(one.review.result_id)
         usable = raw is not None and math.isfinite(raw) and raw >= 0
+        if one.review.evaluation == "OK" and learned_id(one.payload["image"]["sha256"]) in known:
+            usable = False  # a network knows what it has learned from: its score says nothing of others
         view = one.payload["view"] or DEFAULT_VIEW
         found.append(Told(one, view, raw if usable and view in before.views else None))
     return tuple(found)
@@ -252,8 +258,3 @@ def _brief(said: Mapping[str, Any], review: str | None) -> dict[str, Any]:
         "before": said["resultEvaluation"],
         "review": review,
     }
-
-
-def stamped(after: Calibration, created: str) -> Calibration:
-    """The proposal as it is to be written."""
-    return after.model_copy(update={"created": created})

@@ -31,6 +31,7 @@ AS_ROW = "{precision:<10} {difference:>10.2g} {tolerance:>10.2g} {mpx_per_s:>9.1
 MEASURE_S = 2.0  # how long `compile` measures each precision
 
 DATA, PREPARATION, NETWORK, SCORING, THRESHOLDS = "Frames", "Preparation", "Network", "Score", "Thresholds"
+REVIEWS = "Instead of IMAGES"
 
 
 def _option(panel: str, *names: str, **rest: Any) -> Any:
@@ -415,8 +416,13 @@ def train(**options: Any) -> None:
 
 
 def calibrate(
-    images: Images,
     recipe: RecipeName,
+    images: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="IMAGES", help="As for learn; what they show must not have been learned from."
+        ),
+    ] = None,
     template: Template = None,
     pattern: Pattern = None,
     manifest: Manifest = None,
@@ -438,6 +444,23 @@ def calibrate(
     drop_views: Annotated[
         bool, typer.Option("--drop-views", help="Allow that views calibrated so far lose their thresholds.")
     ] = False,
+    with_reviews: Annotated[
+        bool,
+        _option(
+            REVIEWS,
+            "--with-reviews",
+            help="No new frames: what people said of verdicts raises the thresholds; shown before it counts.",
+        ),
+    ] = False,
+    days: Annotated[
+        float, _option(REVIEWS, "--days", min=0, max=36500, help="Stored verdicts to compare with.")
+    ] = 30,
+    accept: Annotated[
+        bool, _option(REVIEWS, "--accept", help="Take them over, without asking on the terminal.")
+    ] = False,
+    allow_escapes: Annotated[
+        bool, _option(REVIEWS, "--allow-escapes", help="Even if a defect that people confirmed passes.")
+    ] = False,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
@@ -447,6 +470,17 @@ def calibrate(
     They replace the old ones. It is refused if a view that has thresholds, or that the recipe expects, has no
     frame here, unless --drop-views is given.
     """
+    if with_reviews:
+        from edge.calibrate_reviews_command import WithReviews, ask, run_with_reviews
+
+        _check_without_effect(locals())
+        asked = WithReviews(recipe, days, accept, allow_escapes, as_json)
+        run_with_reviews(asked, config, None if accept or as_json else ask())
+        return
+    if images is None:
+        raise UsageError("no IMAGES", hint="name good frames, or add --with-reviews")
+    if accept or allow_escapes:
+        raise UsageError("--accept, --allow-escapes: only with --with-reviews", hint="leave them out")
     from edge import config as configuration
     from edge.calibrate import calibrate_recipe, calibrated_views, check_rule
     from edge.dataset import samples
@@ -537,6 +571,23 @@ def calibrate(
             source = Source(list(given), how["limits"], stored)
             accelerate(bundle, result.calibration, source, listen=listen)
     _answer(_calibration_facts(result), as_json)
+
+
+def _check_without_effect(given: Mapping[str, Any]) -> None:
+    """What says how new frames are calibrated says nothing of reviews.
+
+    Raises:
+        UsageError: naming the option.
+    """
+    defaults = {
+        name: option.default
+        for name, option in inspect.signature(calibrate).parameters.items()
+        if name not in ("recipe", "with_reviews", "days", "accept", "allow_escapes", "config", "as_json")
+    }
+    for name, default in defaults.items():
+        if given[name] != default:
+            option = "IMAGES" if name == "images" else f"--{name.replace('_', '-')}"
+            raise UsageError(f"{option} has no effect beside --with-reviews", hint="leave it out")
 
 
 def compile_(
