@@ -31,9 +31,15 @@ def review(
     history: Annotated[
         str | None, typer.Option("--history", help="All reviews of this verdict.", rich_help_panel=WHICH)
     ] = None,
-    recipe: Annotated[str | None, typer.Option("--recipe", rich_help_panel=WHICH)] = None,
-    view: Annotated[str | None, typer.Option("--view", rich_help_panel=WHICH)] = None,
-    batch: Annotated[str | None, typer.Option("--batch", rich_help_panel=WHICH)] = None,
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", help="Only of this recipe.", rich_help_panel=WHICH)
+    ] = None,
+    view: Annotated[
+        str | None, typer.Option("--view", help="Only of this view.", rich_help_panel=WHICH)
+    ] = None,
+    batch: Annotated[
+        str | None, typer.Option("--batch", help="Only of this batch.", rich_help_panel=WHICH)
+    ] = None,
     since: Annotated[
         str | None, typer.Option("--since", help="From then on, ISO 8601.", rich_help_panel=WHICH)
     ] = None,
