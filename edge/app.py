@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -14,7 +14,7 @@ from typing import Any
 
 from edge import __version__
 from edge.buffer import Buffer
-from edge.config import Settings, Source
+from edge.config import FileSink, Settings, Source, WebhookSink
 from edge.decode import Limits
 from edge.decode.workers import DecodeWorkers
 from edge.drift_watch import DriftWatch
@@ -28,8 +28,13 @@ from edge.judge.drift import DriftRule
 from edge.observe.metrics import Metrics
 from edge.pipeline import Inspector, PrepareJob, prepare_file, warm_up
 from edge.preprocess import MaskSpec
+from edge.publish import Sink
+from edge.publish.fields import Selected, Selection
+from edge.publish.jsonl import FileReceiver
 from edge.publish.mqtt import MqttSink
 from edge.publish.outbox import Delivery
+from edge.publish.threaded import Receiver, ThreadedSink
+from edge.publish.webhook import WebhookReceiver, read_secret
 from edge.recipes import open_on_cpu
 from edge.record.store import Store
 from edge.recording import EvidenceRule, PartRule, RecordStage
@@ -46,6 +51,7 @@ FAULTS = "fault.log"  # what the interpreter says as it dies of a fault in nativ
 # Files are out, each with a time limit to be read and one to be decoded, and none came back: the pool hangs
 STUCK_AFTER_TIMEOUTS = 2.0
 STUCK_SLACK_S = 20.0  # a worker that has to be started, or does not take its job
+KINDS = ("frame", "part", "review")  # of what the outbox holds
 MQTT = "mqtt"  # the sink's name in outbox and metrics
 
 
@@ -64,8 +70,11 @@ class Line:
     inspect: InspectStage
     record: RecordStage
     deliveries: list[Delivery]
-    delivery_wake: threading.Event
     feed: Feed
+
+    def wake_deliveries(self) -> None:
+        """There are new rows in the outbox."""
+        wake_all(self.deliveries)
 
 
 def masks_of(inspectors: Iterable[Inspector]) -> tuple[tuple[Path, MaskSpec], ...]:
@@ -103,7 +112,7 @@ def wire(
     )
     prepared: Buffer[Prepared] = Buffer(MOST_PIXELS_WAITING)
     judged: Buffer[Judged] = Buffer(MOST_PIXELS_WAITING)
-    wake = threading.Event()
+    deliveries = _deliveries(settings, store, metrics, describe, state, requests, log)
     drift = _drift_watch(settings, inspectors, store, metrics, log)
     feed = Feed()
     evidence_rule = EvidenceRule(
@@ -154,14 +163,13 @@ def wire(
             evidence_rule=evidence_rule,
             meter=metrics,
             drift=drift,
-            wake_delivery=wake.set,
+            wake_delivery=partial(wake_all, deliveries),
             done=done,
             announce=partial(announce, feed),
             wall=wall,
             log=log,
         ),
-        deliveries=_deliveries(settings, store, metrics, wake, describe, state, requests, log),
-        delivery_wake=wake,
+        deliveries=deliveries,
         feed=feed,
     )
 
@@ -174,7 +182,13 @@ def announce(feed: Feed, verdict: Verdict) -> None:
 
 def sinks(settings: Settings) -> tuple[str, ...]:
     """Whom verdicts wait for."""
-    return (MQTT,) if settings.mqtt.enabled else ()
+    return (*((MQTT,) if settings.mqtt.enabled else ()), *(sink.name for sink in settings.sink))
+
+
+def wake_all(deliveries: Sequence[Delivery]) -> None:
+    """There are new rows in the outbox."""
+    for delivery in deliveries:
+        delivery.wake.set()
 
 
 def decode_workers(cores: int) -> int:
@@ -235,26 +249,44 @@ def _deliveries(
     settings: Settings,
     store: Store,
     metrics: Metrics,
-    wake: threading.Event,
     describe: Callable[[], Mapping[str, Any]],
     state: Callable[[], Mapping[str, Any]],
     requests: Callable[[str, bytes], Mapping[str, Any]],
     log: Any,
 ) -> list[Delivery]:
-    if not settings.mqtt.enabled:
-        return []
-    sink = MqttSink(
-        settings.mqtt,
-        station=settings.station.name,
-        info=describe,
-        state=state,
-        handle=requests if settings.mqtt.requests else None,
-        wake=wake,
-        log=log,
-        environ=os.environ,
-        name=MQTT,
+    made: list[tuple[Sink, threading.Event]] = []
+    if settings.mqtt.enabled:
+        wake = threading.Event()
+        sink = MqttSink(
+            settings.mqtt,
+            station=settings.station.name,
+            info=describe,
+            state=state,
+            handle=requests if settings.mqtt.requests else None,
+            wake=wake,
+            log=log,
+            environ=os.environ,
+            name=MQTT,
+        )
+        made.append((Selected(sink, KINDS, Selection.of(settings.mqtt.fields)), wake))
+    for one in settings.sink:
+        wake = threading.Event()
+        threaded = ThreadedSink(one.name, _receiver_of(one), wake=wake, log=log)
+        made.append((Selected(threaded, one.kinds, Selection.of(one.fields)), wake))
+    return [Delivery(sink, store, wake=wake, meter=metrics, log=log) for sink, wake in made]
+
+
+def _receiver_of(sink: FileSink | WebhookSink) -> Callable[[], Receiver]:
+    if isinstance(sink, FileSink):
+        return partial(FileReceiver, sink.directory, max_age_days=sink.max_age_days)
+    return partial(
+        WebhookReceiver,
+        sink.url,
+        headers=sink.headers,
+        secret=None if sink.secret_file is None else read_secret(sink.secret_file),
+        ca_file=sink.ca_file,
+        timeout_s=sink.timeout_s,
     )
-    return [Delivery(sink, store, wake=wake, meter=metrics, log=log)]
 
 
 def describe(settings: Settings, inspectors: Mapping[str, Inspector]) -> dict[str, Any]:

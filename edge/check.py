@@ -6,9 +6,11 @@ import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from edge.config import Settings, Tls, is_loopback
+from edge.config import FileSink, Settings, Tls, is_loopback
 from edge.errors import ConfigError, EdgeError
+from edge.publish.webhook import read_secret
 from edge.recipes import check_state, open_recipe
 from edge.web.token import read_token
 
@@ -21,6 +23,7 @@ def problems(settings: Settings) -> list[EdgeError]:
         partial(check_sources, settings),
         partial(check_secrets, settings),
         partial(check_token, settings),
+        partial(check_sinks, settings),
         *(partial(open_recipe, settings, name) for name in recipes),
     ]
     found: list[EdgeError] = []
@@ -56,6 +59,13 @@ def notes(settings: Settings) -> list[str]:
             f"http.listen = {http.listen!r}: the page, and its token, cross the network in clear; better "
             "listen on 127.0.0.1 behind a reverse proxy with TLS"
         )
+    found += [
+        f"sink {sink.name!r}: {sink.url} without TLS: verdicts cross the network in clear"
+        for sink in settings.sink
+        if not isinstance(sink, FileSink)
+        and sink.url.startswith("http://")
+        and not is_loopback(urlsplit(sink.url).hostname or "")
+    ]
     return found + [
         f"{key} = {str(file)!r} can be read by everybody on this machine: chmod o= it"
         for key, file in secret_files(settings).items()
@@ -70,6 +80,7 @@ def secret_files(settings: Settings) -> dict[str, Path]:
         "mqtt.password_file": settings.mqtt.password_file,
         "mqtt.tls.key_file": tls.key_file,
         "http.token_file": settings.http.token_file,
+        **{f"sink {one.name} secret_file": getattr(one, "secret_file", None) for one in settings.sink},
     }
     return {key: file for key, file in named.items() if file is not None}
 
@@ -112,6 +123,31 @@ def check_secrets(settings: Settings) -> None:
         except OSError as error:
             raise ConfigError(
                 f"{settings.file}: {key} = {str(file)!r} cannot be read: {error.strerror}",
+                hint="put the file there, readable for the user that edge runs as, or take the key out",
+            ) from None
+
+
+def check_sinks(settings: Settings) -> None:
+    """Files that webhooks name.
+
+    Raises:
+        ConfigError: one cannot be read, or holds no good secret.
+    """
+    for sink in settings.sink:
+        if isinstance(sink, FileSink):
+            continue
+        try:
+            if sink.secret_file is not None:
+                read_secret(sink.secret_file)
+            if sink.ca_file is not None:
+                sink.ca_file.read_bytes()
+        except ConfigError as error:
+            raise ConfigError(
+                f"{settings.file}: sink {sink.name!r}: {error.message}", hint=error.hint
+            ) from None
+        except OSError as error:
+            raise ConfigError(
+                f"{settings.file}: sink {sink.name!r}: {sink.ca_file}: {error.strerror}",
                 hint="put the file there, readable for the user that edge runs as, or take the key out",
             ) from None
 

@@ -11,6 +11,7 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -68,7 +69,15 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def _fields(fields: tuple[str, ...]) -> tuple[str, ...]:
+    from edge.publish.fields import Selection
+
+    Selection.of(fields)
+    return fields
+
+
 Bytes = Annotated[int, BeforeValidator(_bytes), Field(ge=0)]
+Fields = Annotated[tuple[str, ...], AfterValidator(_fields)]
 Label = Annotated[str, AfterValidator(label)]
 TopicLevel = Annotated[str, AfterValidator(_topic_level)]
 
@@ -205,11 +214,64 @@ class Mqtt(_Table):
     requests: bool = False  # answer PREFIX/STATION/request/NAME
     wait_for_consumer: bool = False  # a verdict that the broker has no subscriber for is kept, as if refused
 
+    # of verdicts: those to send, or to leave out with a minus, as ["-statistics"]; dotted inside others
+    fields: Fields = ()
+
     @model_validator(mode="after")
     def _only_mqtt_5_tells(self) -> Self:
         if self.wait_for_consumer and self.protocol != 5:
             raise ValueError("wait_for_consumer needs protocol = 5: before, brokers do not say who listens")
         return self
+
+
+class _Sink(_Table):
+    name: Label  # in metrics, the log, and the outbox
+    kinds: tuple[Literal["frame", "part", "review"], ...] = ("frame", "part", "review")  # what is sent
+    fields: Fields = ()  # as mqtt.fields
+
+
+class FileSink(_Sink):
+    """A receiver: files of JSON lines, `verdicts-DAY.jsonl`."""
+
+    type: Literal["file"]  # files of JSON lines
+    directory: Path  # where they are written
+    max_age_days: float | None = Field(None, gt=0, le=36500)  # older files are removed; left out: never
+
+
+class WebhookSink(_Sink):
+    """A receiver: an HTTP server, which gets a POST for each verdict."""
+
+    type: Literal["webhook"]  # a POST for each verdict
+    url: str  # http:// or https://
+    headers: dict[
+        str, str
+    ] = {}  # sent with each, such as { authorization = "…" }; secrets belong in secret_file
+    secret_file: Path | None = None  # signs each request, as Standard Webhooks says
+    ca_file: Path | None = None  # of the server's certificate; else the system's
+    timeout_s: float = Field(10.0, gt=0, le=20)  # for an answer
+
+    @field_validator("url")
+    @classmethod
+    def _is_http(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.fragment:
+            raise ValueError('expected "https://HOST[:PORT]/PATH", without user name and fragment')
+        if not url.isascii() or any(c.isspace() for c in url):
+            raise ValueError("only printable ASCII can be in it: write the rest as %XX")
+        return url
+
+    @field_validator("headers")
+    @classmethod
+    def _plain(cls, headers: dict[str, str]) -> dict[str, str]:
+        for name, value in headers.items():
+            if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name) or not re.fullmatch(r"[\t -~]*", value):
+                raise ValueError(f"{name!r}: a header's name and value are printable ASCII on one line")
+            if name.lower() in ("host", "content-length", "transfer-encoding", "connection"):
+                raise ValueError(f"{name!r} is set by edge")
+        return headers
+
+
+SinkSettings = Annotated[FileSink | WebhookSink, Field(discriminator="type")]
 
 
 class Http(_Table):
@@ -297,6 +359,7 @@ class Settings(_Table):
     recipe: dict[Label, Recipe] = {}
     runtime: Runtime = Runtime()
     mqtt: Mqtt = Mqtt()
+    sink: tuple[SinkSettings, ...] = ()
     http: Http = Http()
     evidence: Evidence = Evidence()
     record: Record = Record()
@@ -386,6 +449,7 @@ def _validated(path: Path, text: str, data: dict[str, Any], digest: str) -> Sett
                 for name, recipe in settings.recipe.items()
             },
             "mqtt": _absolute_secrets(settings.mqtt, base),
+            "sink": tuple(_absolute_sink(sink, base) for sink in settings.sink),
             "security": _absolute_keys(settings.security, base),
             "http": settings.http.model_copy(
                 update={"token_file": settings.http.token_file and base / settings.http.token_file}
@@ -409,6 +473,28 @@ def _absolute_secrets(mqtt: Mqtt, base: Path) -> Mqtt:
 
     tls = mqtt.tls and Tls(**{key: absolute(value) for key, value in mqtt.tls.model_dump().items()})
     return mqtt.model_copy(update={"password_file": absolute(mqtt.password_file), "tls": tls})
+
+
+def _absolute_sink(sink: FileSink | WebhookSink, base: Path) -> FileSink | WebhookSink:
+    if isinstance(sink, FileSink):
+        return sink.model_copy(update={"directory": base / sink.directory})
+    return sink.model_copy(
+        update={
+            "secret_file": sink.secret_file and base / sink.secret_file,
+            "ca_file": sink.ca_file and base / sink.ca_file,
+        }
+    )
+
+
+def _distinct_sinks(path: Path, text: str, settings: Settings) -> None:
+    seen = {"mqtt", "sparkplug"}
+    for index, sink in enumerate(settings.sink):
+        if sink.name in seen:
+            raise ConfigError(
+                f"{path}:{line_of(text, ('sink', index, 'name'))}: a sink is called {sink.name!r} already",
+                hint="give it another name: verdicts wait for each sink by its name",
+            )
+        seen.add(sink.name)
 
 
 def _same_frames_twice(path: Path, text: str, settings: Settings) -> None:
@@ -445,6 +531,7 @@ def _cross_check(path: Path, text: str, settings: Settings) -> None:
     """What no single table can know: names that refer to each other."""
     _same_frames_twice(path, text, settings)
     _open_to_everybody(path, text, settings)
+    _distinct_sinks(path, text, settings)
     seen: set[str] = set()
     for index, source in enumerate(settings.source):
         if source.name in seen:

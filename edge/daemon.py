@@ -97,6 +97,11 @@ class Daemon:
             self._journal.drop(store.is_recorded)
             if self._journal.suspects:
                 self._log.warning("daemon.suspects", files=self._journal.suspects, faulted=faulted)
+            for sink, verdicts in store.abandoned().items():
+                hint = (
+                    "configure the sink again to have them delivered; they go when their verdicts are too old"
+                )
+                self._log.warning("outbox.no_such_sink", sink=sink, verdicts=verdicts, hint=hint)
             store.restart_part_clocks(time.time())
             self._catch_signals()
             inspectors = open_recipes(self._settings, self._note_engine, self._engine_builds)
@@ -398,7 +403,7 @@ def check_reloadable(old: Settings, new: Settings) -> None:
     for key, before, after in (
         ("station.name", old.station.name, new.station.name),
         ("paths.state", old.paths.state, new.paths.state),
-        ("mqtt.enabled", old.mqtt.enabled, new.mqtt.enabled),
+        ("the sinks", app.sinks(old), app.sinks(new)),
         ("log.level", old.log.level, new.log.level),
     ):
         if before != after:

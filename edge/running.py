@@ -110,7 +110,7 @@ class Running:
         for stage in FLOW:
             self._end(stage, deadline_s)
         self._stops["last"].set()
-        self.line.delivery_wake.set()
+        self.line.wake_deliveries()
         last_s = time.monotonic() + LAST_LOOPS_S
         self._end("intake", last_s)
         self._end("last", last_s)
@@ -193,7 +193,7 @@ class Running:
     def _reviewing(self) -> Reviewing:
         line = self.line
         return Reviewing(
-            self._store, line.settings, announce=line.feed.publish, wake_delivery=line.delivery_wake.set,
+            self._store, line.settings, announce=line.feed.publish, wake_delivery=line.wake_deliveries,
             log=self._log,
         )  # fmt: skip
 

@@ -52,7 +52,7 @@ class Delivery:
     overtakes it in the same window, the first row of each kind on a connection, and after a refusal, goes
     alone: what a receiver refuses, it nearly always refuses by kind (a topic) or always (its limits).
 
-    `wake` is shared with the sink and with whoever adds rows: setting it ends an idle wait.
+    `wake` is the sink's as well, and set by whoever adds rows: setting it ends an idle wait.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Delivery:
     ) -> None:
         self.sink = sink
         self._store = store
-        self._wake = wake
+        self.wake = wake  # its own: each delivery clears it
         self._meter = meter
         self._log = log
         self._clock = clock
@@ -102,7 +102,7 @@ class Delivery:
     def run(self, stop: threading.Event, beat: Callable[[], None] = lambda: None) -> None:
         """Step until `stop`; `beat` is called every round."""
         while not stop.is_set():
-            self._wake.clear()
+            self.wake.clear()
             beat()
             try:
                 moved = self.step(self._clock())
@@ -113,7 +113,7 @@ class Delivery:
                 stop.wait(REFUSED_WAIT_S[0])
                 continue
             if not moved:
-                self._wake.wait(IDLE_WAIT_S)
+                self.wake.wait(IDLE_WAIT_S)
 
     def close(self, timeout_s: float) -> None:
         """Send what still goes out in half of `timeout_s`, close the sink, delete what was acknowledged.
@@ -131,11 +131,11 @@ class Delivery:
 
     def _drain(self, deadline_s: float) -> None:
         while self.sink.connected and self._clock() < deadline_s:
-            self._wake.clear()
+            self.wake.clear()
             if not self.step(self._clock()):
                 if not self._in_flight:
                     break
-                self._wake.wait(CLOSE_STEP_S)
+                self.wake.wait(CLOSE_STEP_S)
 
     @contextmanager
     def _faults_logged(self) -> Iterator[None]:

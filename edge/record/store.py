@@ -333,12 +333,14 @@ class Store:
         with self.transaction():  # no review may come in between
             old = self._rows(
                 "SELECT result_id, type, evaluation FROM verdicts WHERE created_unix_s < ?"
-                " AND result_id NOT IN (SELECT result_id FROM outbox)"
+                f" AND result_id NOT IN (SELECT result_id FROM outbox WHERE sink IN ({self._marks}))"
                 " AND result_id NOT IN (SELECT result_id FROM reviews WHERE created_unix_s >= ?)"
                 " ORDER BY created_unix_s LIMIT ?",
-                (before_unix_s, before_unix_s, limit),
+                (before_unix_s, *self._sinks, before_unix_s, limit),
             )
             self._db.executemany("DELETE FROM verdicts WHERE result_id = ?", [row[:1] for row in old])
+            # only sinks that are no longer configured still wait for them
+            self._db.executemany("DELETE FROM outbox WHERE result_id = ?", [row[:1] for row in old])
             reviews.prune(self._db, before_unix_s)
             self._db.execute(
                 "DELETE FROM part_views WHERE (recipe, batch, part) IN"
@@ -364,6 +366,17 @@ class Store:
             self._db.executemany(
                 "DELETE FROM outbox WHERE sink = ? AND id = ?", [(sink, row_id) for row_id in row_ids]
             )
+
+    def abandoned(self) -> dict[str, int]:
+        """How many verdicts wait for sinks that are no longer configured, by their names."""
+        rows = self._rows(
+            f"SELECT sink, count(*) FROM outbox WHERE sink NOT IN ({self._marks}) GROUP BY sink", self._sinks
+        )
+        return {sink: int(n) for sink, n in rows}
+
+    @property
+    def _marks(self) -> str:
+        return ", ".join("?" * len(self._sinks))
 
     def depth(self, sink: str) -> int:
         """How many verdicts wait for a sink."""

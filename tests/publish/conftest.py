@@ -10,7 +10,7 @@ import pytest
 import structlog
 
 from tests.brokers import Mosquitto, require_mosquitto
-from tests.publish.rigs import MemoryRig, MqttRig, Rig, Subscriber, new_sink
+from tests.publish.rigs import FileRig, HttpServer, MemoryRig, MqttRig, Rig, Subscriber, WebhookRig, new_sink
 
 
 @pytest.fixture(autouse=True)
@@ -40,10 +40,23 @@ def subscriber(broker: Mosquitto) -> Iterator[Subscriber]:
     subscriber.close()
 
 
-@pytest.fixture(params=["memory", "mqtt-5", "mqtt-311"])
+@pytest.fixture(params=["memory", "mqtt-5", "mqtt-311", "webhook", "file"])
 def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
     if request.param == "memory":
         yield MemoryRig()
+        return
+    if request.param == "file":
+        on_disk = FileRig(request.getfixturevalue("tmp_path") / "out")
+        yield on_disk
+        on_disk.come_up()
+        on_disk.sink.close(1.0)
+        return
+    if request.param == "webhook":
+        server = HttpServer()
+        hook = WebhookRig(server)
+        yield hook
+        hook.sink.close(1.0)
+        server.stop()
         return
     broker: Mosquitto = request.getfixturevalue("broker")
     subscriber: Subscriber = request.getfixturevalue("subscriber")

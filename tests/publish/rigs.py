@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, Protocol
 
 import structlog
@@ -14,8 +19,11 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from edge.config import Mqtt
 from edge.publish import Message, Settled, Sink
+from edge.publish.jsonl import FileReceiver
 from edge.publish.memory import MemorySink
 from edge.publish.mqtt import MqttSink
+from edge.publish.threaded import ThreadedSink
+from edge.publish.webhook import WebhookReceiver
 from tests.brokers import Mosquitto, until
 
 STATION = "st"
@@ -71,6 +79,9 @@ class Rig(Protocol):
     sink: Sink
 
     def received(self) -> list[str]: ...
+    def freeze(self) -> None:
+        """What is sent from now on is not acknowledged."""
+
     def go_down(self) -> None: ...
     def come_up(self) -> None: ...
     def refuse(self, yes: bool) -> None: ...
@@ -82,6 +93,9 @@ class MemoryRig:
 
     def received(self) -> list[str]:
         return [message.result_id for message in self.sink.received]
+
+    def freeze(self) -> None:
+        """The double settles nothing until it is stepped."""
 
     def go_down(self) -> None:
         self.sink.up = False
@@ -102,6 +116,9 @@ class MqttRig:
     def received(self) -> list[str]:
         return self.subscriber.result_ids()
 
+    def freeze(self) -> None:
+        self.broker.freeze()
+
     def go_down(self) -> None:
         self.broker.kill()
 
@@ -113,6 +130,147 @@ class MqttRig:
     def refuse(self, yes: bool) -> None:
         allowed = "".join(f"topic write {ROOT}/{name}\n" for name in ("available", "info", "state"))
         self.broker.set_acl("topic read #\n" + allowed if yes else "")
+
+
+class HttpServer:
+    """A receiver of webhooks, with its moods: frozen, refusing, failing, down."""
+
+    def __init__(self) -> None:
+        self.received: list[dict[str, Any]] = []  # of requests that were taken
+        self.requests: list[tuple[dict[str, str], bytes]] = []
+        self.answer: tuple[int, str, dict[str, str]] = (204, "", {})
+        self.frozen = threading.Event()
+        self.port = 0
+        self._open: set[Any] = set()
+        self.start()
+
+    def start(self) -> None:
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def setup(self) -> None:
+                server._open.add(self.request)
+                super().setup()
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                if server.frozen.is_set():
+                    server._stopped.wait(60)
+                    self.close_connection = True
+                    return
+                server.requests.append(({k.lower(): v for k, v in self.headers.items()}, body))
+                status, text, headers = server.answer
+                if status < 300:
+                    server.received.append(json.loads(body))
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                if status != 204:
+                    self.send_header("content-length", str(len(text)))
+                self.end_headers()
+                self.wfile.write(text.encode())
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+            block_on_close = False
+
+            def handle_error(self, *_: object) -> None:
+                """A connection that was cut is what some tests are about."""
+
+        self._stopped = threading.Event()
+        self.frozen.clear()
+        self._server = Server(("127.0.0.1", self.port), Handler)
+        self.port = self._server.server_address[1]
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+        for connection in self._open:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        self._open.clear()
+
+
+class WebhookRig:
+    def __init__(self, server: HttpServer, **options: Any) -> None:
+        self.server = server
+        defaults: dict[str, Any] = {"headers": {}, "secret": None, "ca_file": None, "timeout_s": 5.0}
+        make = partial(WebhookReceiver, f"http://127.0.0.1:{server.port}/verdicts", **(defaults | options))
+        self.sink = ThreadedSink(
+            "hook", make, wake=threading.Event(), log=structlog.get_logger(), jitter=lambda: 0.0
+        )
+
+    def received(self) -> list[str]:
+        return [body["resultId"] for body in list(self.server.received)]
+
+    def freeze(self) -> None:
+        self.server.frozen.set()
+
+    def go_down(self) -> None:
+        self.server.stop()
+
+    def come_up(self) -> None:
+        self.server.start()
+
+    def refuse(self, yes: bool) -> None:
+        self.server.answer = (403, "not authorized", {}) if yes else (204, "", {})
+
+
+class MoodyDisk(FileReceiver):
+    """A file on a disk that may hang and fail."""
+
+    hangs, fails = threading.Event(), threading.Event()
+
+    def open(self) -> None:
+        if self.fails.is_set():
+            raise OSError(28, "No space left on device")
+        super().open()
+
+    def _append(self, lines: bytes) -> None:
+        if self.hangs.is_set():
+            self.fails.wait(60)
+        if self.fails.is_set():
+            raise OSError(28, "No space left on device")
+        super()._append(lines)
+
+
+class FileRig:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        MoodyDisk.hangs.clear()
+        MoodyDisk.fails.clear()
+        self.sink = ThreadedSink(
+            "file", partial(MoodyDisk, folder), wake=threading.Event(), log=structlog.get_logger(),
+            jitter=lambda: 0.0,
+        )  # fmt: skip
+
+    def received(self) -> list[str]:
+        text = "".join(file.read_text() for file in sorted(self.folder.glob("*.jsonl")))
+        return [json.loads(line)["resultId"] for line in text.splitlines()]
+
+    def freeze(self) -> None:
+        MoodyDisk.hangs.set()
+
+    def go_down(self) -> None:
+        MoodyDisk.fails.set()
+        if not MoodyDisk.hangs.is_set():  # a disk is only seen to fail when it is written to
+            self.sink.send(message(0))
+
+    def come_up(self) -> None:
+        MoodyDisk.hangs.clear()
+        MoodyDisk.fails.clear()
+
+    def refuse(self, yes: bool) -> None:
+        raise NotImplementedError("a disk has no opinion of a verdict")
 
 
 def step_until(sink: Sink, condition: Callable[[], object], what: str = "") -> Settled:

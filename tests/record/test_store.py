@@ -124,3 +124,17 @@ def test_old_verdicts_go_when_every_sink_has_them(store: Store) -> None:
     assert store.prune(1004.0, 2) == 1
     assert store.prune(1004.0, 2) == 0
     assert store.counts() == {"frame": {"OK": 2}, "part": {}}
+
+
+def test_a_sink_that_is_gone_does_not_keep_verdicts_for_ever(tmp_path: Path) -> None:
+    store = Store(tmp_path / "db", ("mqtt", "gone"))
+    with store.transaction():
+        store.add_verdict(verdict(1), b"{}", "s")
+    store.delete("mqtt", [row.row_id for row in store.pending("mqtt", 0, 9)])
+    assert store.prune(1e12, 10) == 0  # it waits for a sink that is configured
+    store.close()
+    store = Store(tmp_path / "db", ("mqtt",))
+    assert store.abandoned() == {"gone": 1}
+    assert store.prune(1e12, 10) == 1
+    assert store.abandoned() == {}
+    store.close()
