@@ -301,7 +301,7 @@ class VerdictFilter:
     since_unix_s: float | None = None
     until_unix_s: float | None = None  # exclusive
     reviewed: Literal["yes", "no", "overruled"] | None = None
-    text: str | None = None  # anywhere in part, batch, view, path or id
+    text: str | None = None  # anywhere in path, part or batch; or the id
     before: str | None = None  # a result id: only what is older
     after: str | None = None
 

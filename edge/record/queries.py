@@ -84,7 +84,7 @@ class Queries:
             ids = [
                 row[0]
                 for row in db.execute(
-                    f"SELECT f.result_id FROM verdict_facts AS f{where}"
+                    f"SELECT f.result_id FROM {facts.table(wanted)}{where}"
                     " ORDER BY f.created_unix_s DESC, f.result_id DESC LIMIT ?",
                     (*values, limit),
                 )
@@ -163,7 +163,7 @@ class Queries:
         where = " AND ".join(["f.score IS NOT NULL", "f.type = 'frame'", *conditions])
         with self._connection() as db:
             rows = db.execute(
-                "SELECT f.created_unix_s, f.score, f.evaluation, f.result_id FROM verdict_facts AS f"
+                f"SELECT f.created_unix_s, f.score, f.evaluation, f.result_id FROM {facts.table(wanted)}"
                 f" WHERE {where} ORDER BY f.created_unix_s DESC, f.result_id DESC LIMIT ?",
                 (*values, limit),
             ).fetchall()

@@ -87,6 +87,40 @@ def test_all_filters_combine(store: Store, queries: Queries) -> None:
     assert asked(queries, result_type="part") == []
 
 
+def test_reviews_are_joined_and_filtered_by_the_one_that_stands(store: Store, queries: Queries) -> None:
+    add(store, *(frame(number, evaluation="NotOK") for number in range(4)))
+    store.add_review("R000001", "OK", "only dust", "kim", START_UNIX_S)
+    store.add_review("R000002", "OK", "only dust", "kim", START_UNIX_S)
+    store.add_review("R000002", "NotOK", "", "lee", START_UNIX_S + 1)
+    assert asked(queries, reviewed="yes") == [2, 1]
+    assert asked(queries, reviewed="no") == [3, 0]
+    assert asked(queries, reviewed="overruled") == [1]
+    assert asked(queries, reviewed="overruled", recipe="bracket", view="01", evaluation="NotOK") == [1]
+    latest = {one["resultId"]: one["review"] for one in queries.verdicts(VerdictFilter(), 10)}
+    assert latest["R000000"] is None
+    assert (latest["R000002"]["evaluation"], latest["R000002"]["reviewer"]) == ("NotOK", "lee")
+    assert [one["reviewer"] for one in queries.reviews("R000002")] == ["kim", "lee"]
+    explored = queries.raw_scores("bracket", "01", "bundle", 10)
+    assert [one["truth"] for one in explored] == [None, "OK", "NotOK", None]
+    assert queries.raw_scores("bracket", "01", "another", 10) == []
+
+
+@pytest.mark.parametrize(
+    "also", ["", "part", "batch", "recipe", "recipe view", "evaluation", "result_type", "reason"]
+)
+def test_every_question_finds_its_index(store: Store, queries: Queries, also: str) -> None:
+    add(store, frame(1, reasons=["x"], evaluation="NotOK"))
+    all_of = {
+        "part": "P0001", "batch": "B1", "recipe": "bracket", "view": "01", "evaluation": "NotOK",
+        "result_type": "frame", "reason": "x",
+    }  # fmt: skip
+    wanted = {name: all_of[name] for name in also.split()}
+    rest = {"since_unix_s": 0.0, "until_unix_s": 2e9, "reviewed": "no", "text": "p0"}
+    for one in (wanted, wanted | rest, all_of | rest, wanted | {"reviewed": "no"}):
+        assert asked(queries, **one) == [1]
+    assert asked(queries, **wanted | {"result_type": "part"}) == []
+
+
 def test_pages_follow_each_other_without_gap_or_repeat(store: Store, queries: Queries) -> None:
     add(store, *(frame(number) for number in range(25)))
     seen, before = [], None
