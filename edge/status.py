@@ -81,6 +81,13 @@ def show(status: dict[str, Any], console: Console) -> None:
     for name, recipe in status["recipes"].items():
         if why := recipe.get("engineReplacedBecause"):
             console.print(f"  [red]recipe {name}[/]: {why}")
+    for name, views in status.get("drift", {}).items():
+        for view, drift in views.items():
+            if drift["state"] in ("watch", "alarm"):
+                colour = "red" if drift["state"] == "alarm" else "yellow"
+                console.print(
+                    f"  [{colour}]drift {drift['state']}[/]: recipe {name}, view {view}: {drift['why']}"
+                )
     for kind, counts in status["verdicts"].items():
         console.print(
             f"{kind}s: " + (", ".join(f"{n} {name}" for name, n in sorted(counts.items())) or "none")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
+from rich.console import Console
 from structlog.testing import CapturingLogger
 
 from edge.drift_watch import BASE_FRAMES, EVERY_S, WINDOW_FRAMES, DriftWatch
@@ -16,6 +17,7 @@ from edge.judge.drift import DriftRule
 from edge.observe.metrics import Metrics
 from edge.publish.payload import encode
 from edge.record.store import Store
+from edge.status import show
 from edge.testing import FakeClock
 from edge.types import Evaluation, Identity, Score, Verdict
 
@@ -154,3 +156,16 @@ def test_pictures_that_drift_towards_a_gate_are_seen_before_they_are_undecidable
     assert said["state"] == "watch"
     assert "brightness is close to where frames become NotDecidable" in said["why"]
     assert said["pictureMargins"]["brightness_outside_calibration"] < 0.2
+
+
+def test_status_tells_a_person_which_view_drifts(rig: Rig) -> None:
+    rig.see(100)
+    rig.see(500, 2.0)
+    status: dict[str, Any] = {
+        "version": "1", "station": "s", "ready": True, "startedAt": "now", "notReady": {}, "recipes": {},
+        "verdicts": {}, "backlog": {}, "outbox": {}, "lastResult": None, "drift": rig.watch.report(),
+    }  # fmt: skip
+    console = Console(width=200)
+    with console.capture() as shown:
+        show(status, console)
+    assert "drift alarm: recipe r, view 1: the median score is" in shown.get()

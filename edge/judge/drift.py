@@ -40,7 +40,7 @@ class DriftRule:
     min_frames: int = 50  # of the window, one a part
     psi_alarm: float = 0.25
     forecast_alarm: float = 1.5  # times the promised share of false rejects
-    alarm_p: float = 0.001  # share of time in alarm while nothing drifts, at most
+    alarm_share: float = 0.001  # share of time in alarm while nothing drifts, at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,15 +108,22 @@ def measure(normalised: Sequence[float], reference: Reference) -> Drift:
 
 
 def state_of(drift: Drift, rule: DriftRule, before: State) -> tuple[State, str]:
-    """The state and why, in words. An alarm that is on stays until the change is half of what raised it."""
+    """The state and why, in words.
+
+    An alarm stays until the change or the evidence is half of what raised it. It is never on unless p is below
+    `alarm_share`: chance alone has it on for that share of the time at most.
+    """
     if drift.frames < rule.min_frames:
         return "too_few", f"{drift.frames} of {rule.min_frames} frames"
+    level = rule.alarm_share
     size = max(drift.psi / rule.psi_alarm, _excess(drift) / (rule.forecast_alarm - 1))
     why = describe(drift)
-    if size >= 1 and drift.p < rule.alarm_p:
+    if before == "alarm" and size >= WATCH_SHARE and drift.p < level:
+        return "alarm", why
+    if size >= 1 and drift.p < level / 2:
         return "alarm", why
     if size >= WATCH_SHARE and drift.p < WATCH_P:
-        return ("alarm" if before == "alarm" else "watch"), why
+        return "watch", why
     return "ok", ""
 
 

@@ -75,11 +75,12 @@ def test_few_frames_say_nothing() -> None:
 
 def test_an_alarm_that_is_on_ends_later_than_it_begins() -> None:
     found = Drift(
-        frames=500, psi=0.05, ks_p=0.002, shift_p=0.001, median_ratio=1.1, forecast=0.065, promised=0.05
+        frames=500, psi=0.05, ks_p=0.002, shift_p=0.0004, median_ratio=1.1, forecast=0.065, promised=0.05
     )
     assert state_of(found, RULE, "ok")[0] == "watch"
     assert state_of(found, RULE, "alarm")[0] == "alarm"
     assert state_of(replace(found, forecast=0.06), RULE, "alarm")[0] == "ok"
+    assert state_of(replace(found, shift_p=0.0006), RULE, "alarm")[0] == "watch"
 
 
 def test_psi_has_no_bias_by_few_frames() -> None:
@@ -129,4 +130,4 @@ def test_a_small_calibration_sees_more_with_the_first_scores_of_production_besid
     of = reference(19, seed=11)
     moved = window(of, 600, shift=0.4, seed=12)
     wider = of.beside(window(of, 500, seed=13))
-    assert measure(moved, of).p > RULE.alarm_p > measure(moved, wider).p
+    assert measure(moved, of).p > RULE.alarm_share > measure(moved, wider).p
