@@ -127,10 +127,11 @@ def _table(name: str, world: World) -> None:
     columns = (
         f"{name}: calibration frames", "time in alarm without drift", f"alarms in {QUIET} frames",
         "false rejects at the watch", "at the alarm: mean, 90 %", "alarms below twice the promise",
+        "below twice this threshold's own rate",
     )  # fmt: skip
     print("\n| " + " | ".join(columns) + " |\n" + "|---" * len(columns) + "|")
     for count in CALIBRATED:
-        shares, begun, at_watch, at_alarm = [], [], [], []
+        shares, begun, at_watch, at_alarm, own = [], [], [], [], []
         for run in range(RUNS):
             rng = np.random.default_rng(1000 * count + run)
             raw, draw, rejected = world(count, rng)
@@ -142,10 +143,12 @@ def _table(name: str, world: World) -> None:
             begun.append(alarms)
             at_watch.append(rejected(watch, threshold))
             at_alarm.append(rejected(alarm, threshold))
+            own.append(rejected(0.0, threshold))
         cells = (
             f"{count}", f"{np.mean(shares):.3%}", f"{np.mean(begun):.2f}", f"{np.mean(at_watch):.1%}",
             f"{np.mean(at_alarm):.1%}, {np.quantile(at_alarm, 0.9):.1%}",
             f"{np.mean(np.array(at_alarm) < 2 * PROMISED):.0%}",
+            f"{np.mean(np.array(at_alarm) < 2 * np.array(own)):.0%}",
         )  # fmt: skip
         print("| " + " | ".join(cells) + " |", flush=True)
 

@@ -110,7 +110,7 @@ def measure(normalised: Sequence[float], reference: Reference) -> Drift:
 def state_of(drift: Drift, rule: DriftRule, before: State) -> tuple[State, str]:
     """The state and why, in words.
 
-    An alarm stays until the change or the evidence is half of what raised it. It is never on unless p is below
+    An alarm stays until the change or the evidence is half of what raised it. It is only on while p is below
     `alarm_share`: chance alone has it on for that share of the time at most.
     """
     if drift.frames < rule.min_frames:
