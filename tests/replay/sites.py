@@ -83,6 +83,7 @@ def scaled_calibration(settings: Settings, name: str, factor: float) -> Calibrat
                 "pixel_threshold": limits.pixel_threshold * factor,
                 "plane_mean": (0.0, 1.0),  # any frame looks as good ones do: only the score decides
                 "plane_std": (0.0, 1.0),
+                "sharpness": None,
             }
         )
         for view, limits in current.views.items()
