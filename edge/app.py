@@ -36,6 +36,7 @@ from edge.publish.outbox import Delivery
 from edge.publish.threaded import Receiver, ThreadedSink
 from edge.publish.webhook import WebhookReceiver, read_secret
 from edge.recipes import open_on_cpu
+from edge.record.keeping import FrameKeeper
 from edge.record.store import Store
 from edge.recording import EvidenceRule, PartRule, RecordStage
 from edge.stages import MOST_PIXELS_WAITING, DecodeStage, InspectStage, Judged, Prepared, Route
@@ -71,6 +72,7 @@ class Line:
     record: RecordStage
     deliveries: list[Delivery]
     feed: Feed
+    keeper: FrameKeeper | None  # where the configuration wants frames to be kept
 
     def wake_deliveries(self) -> None:
         """There are new rows in the outbox."""
@@ -118,6 +120,10 @@ def wire(
     evidence_rule = EvidenceRule(
         settings.paths.state / EVIDENCE, settings.evidence.keep_ok_ratio, settings.evidence.min_free_bytes
     )
+    keeper = None
+    if settings.evidence.keep_frames != "none":
+        skipped, root = metrics.evidence_skipped_for, evidence_rule.root
+        keeper = FrameKeeper(root, evidence_rule.min_free_bytes, skipped, log)
     returns = {intake.name: intake for intake in intakes}
 
     def done(candidate: Candidate) -> None:
@@ -166,11 +172,13 @@ def wire(
             wake_delivery=partial(wake_all, deliveries),
             done=done,
             announce=partial(announce, feed),
+            keep_frame=keeper.add if keeper else None,
             wall=wall,
             log=log,
         ),
         deliveries=deliveries,
         feed=feed,
+        keeper=keeper,
     )
 
 

@@ -320,6 +320,8 @@ class Http(_Table):
 class Evidence(_Table):
     # share of OK frames whose pictures are kept; of all others they are
     keep_ok_ratio: float = Field(0.02, ge=0, le=1)
+    # "not_ok": the file of a frame that is not OK, or for review, is copied to its pictures
+    keep_frames: Literal["none", "not_ok"] = "none"
     max_age_days: float = Field(90, gt=0, le=36500)  # of pictures
     max_bytes: Bytes = 20_000_000_000  # of all pictures; the oldest go
     min_free_bytes: Bytes | None = None  # of the disk; None: 1 GB, or a tenth of a smaller disk

@@ -27,6 +27,7 @@ from edge.pipeline import Inspector, PrepareJob
 from edge.preprocess import PreprocessSpec
 from edge.preprocess.plane import new_size
 from edge.record import evidence
+from edge.record.keeping import FRAME
 from edge.record.queries import StoredVerdict
 from edge.types import Frame, Placement, as_bytes
 
@@ -38,7 +39,6 @@ FILES = {
 }  # fmt: skip
 LAYERS = ("original", *FILES)
 REVIEWED = "reviewed"  # folder of the state: copies of frames that a person reviewed
-FRAME = "frame"  # stem of a frame's own file in its evidence
 MOST_PIXELS = 64e6  # of an original that is shown; larger ones are reduced
 TURN_S = 10.0  # to wait for another original to be decoded
 _SHA256 = re.compile(r"[0-9a-f]{64}")

@@ -22,6 +22,7 @@ from edge.judge.parts import ViewResult, is_complete, judge_part, starts_new_rou
 from edge.publish.payload import encode, frame_payload, part_payload
 from edge.record import evidence
 from edge.record.batches import ChartRow
+from edge.record.keeping import Wanted
 from edge.record.store import PartKey, PartRow, Store
 from edge.stages import Beat, FrameResult, Judged, SameContent, no_beat
 from edge.types import Candidate, Frame, Identity, Judgement, ModelInfo, Verdict
@@ -91,6 +92,7 @@ class RecordStage:
         wake_delivery: Callable[[], None],
         done: Callable[[Candidate], None],
         announce: Callable[[Verdict], None] = lambda verdict: None,
+        keep_frame: Callable[[Wanted], None] | None = None,
         log: Any,
         clock: Callable[[], float] = time.monotonic,
         unix_clock: Callable[[], float] = time.time,
@@ -101,7 +103,7 @@ class RecordStage:
         self._judged, self._store, self._station = judged, store, station
         self._parts, self._evidence, self._meter = parts, evidence_rule, meter
         self._wake_delivery, self._done, self._log = wake_delivery, done, log
-        self._announce = announce
+        self._announce, self._keep_frame = announce, keep_frame
         self._clock, self._unix_clock = clock, unix_clock
         self._taken: list[Judged] = []  # not yet drafted: the disk did not answer
         self._held: list[Draft] = []  # made, but not yet written: the disk refused
@@ -207,6 +209,7 @@ class RecordStage:
                 self._report_link(draft)
             for result, verdict in draft.verdicts:
                 self._report(draft.file, result, verdict, record_s)
+                self._order_copy(draft.file, result, verdict)
         self._report_parts(parts)
 
     def _verdict(self, file: Judged, result: FrameResult) -> Verdict:
@@ -360,6 +363,14 @@ class RecordStage:
         self._log.info(
             "frame.linked", source=candidate.source, path=candidate.path, result_id=draft.linked_to
         )
+
+    def _order_copy(self, file: Judged, result: FrameResult, verdict: Verdict) -> None:
+        """Of the files of frames that are not OK, or for review, where they are kept."""
+        said, judgement = verdict.payload["evidence"], result.judgement
+        usual = judgement.evaluation == "OK" and IN_REVIEW_BAND not in judgement.reasons
+        if self._keep_frame is not None and said is not None and not usual:
+            folder = self._evidence.root / said
+            self._keep_frame(Wanted(folder, file.candidate.file, result.image.sha256))
 
     def _report_parts(self, parts: Sequence[Verdict]) -> None:
         for verdict in parts:

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from edge import app
@@ -16,6 +17,7 @@ from edge.observe.health import Health
 from edge.observe.metrics import Metrics
 from edge.page import page_routes
 from edge.quality import QualityView
+from edge.record.keeping import FrameKeeper
 from edge.record.queries import Queries
 from edge.record.store import Store
 from edge.reviewing import Reviewing
@@ -95,6 +97,8 @@ class Running:
         self._start("record", "record", self._record)
         for delivery in line.deliveries:
             self._start("last", f"deliver-{delivery.sink.name}", delivery.run)
+        if line.keeper is not None:  # like intake never given up: it reads scanners' folders
+            self._start("last", "keep-frames", partial(self._keep_frames, line.keeper), None)
         self._start("last", "housekeeping", self._keep_house, HOUSEKEEPING_ALLOWED_S)
 
     def stop(self) -> bool:
@@ -196,6 +200,12 @@ class Running:
             self._store, line.settings, announce=line.feed.publish, wake_delivery=line.wake_deliveries,
             log=self._log,
         )  # fmt: skip
+
+    @staticmethod
+    def _keep_frames(keeper: FrameKeeper, stop: threading.Event, beat: Beat) -> None:
+        while not stop.is_set():
+            beat()
+            keeper.step()
 
     def _keep_house(self, stop: threading.Event, beat: Beat) -> None:
         house = Housekeeping(self.line, self._store, self._health, self._metrics, log=self._log)

@@ -169,6 +169,12 @@ def test_evidence_of_older_versions_has_sizes_too(rig: Rig) -> None:
 # tiles
 
 
+def opened(data: bytes) -> np.ndarray[Any, Any]:
+    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert picture is not None
+    return picture
+
+
 class OneOf:
     """One picture, that counts how often it was got."""
 
@@ -190,11 +196,11 @@ def test_tiles_put_together_are_the_picture(shape: tuple[int, int]) -> None:
     rows = []
     for y in range(-(-shape[0] // TILE_PX)):
         row = [tiles.tile("R", "map", 0, x, y) for x in range(-(-shape[1] // TILE_PX))]
-        rows.append(np.hstack([cv2.imdecode(np.frombuffer(one, np.uint8), -1) for one in row]))
+        rows.append(np.hstack([opened(one) for one in row]))
     np.testing.assert_array_equal(np.vstack(rows), picture)
     assert source.got == 1
     top = levels(shape[1], shape[0]) - 1
-    last = cv2.imdecode(np.frombuffer(tiles.tile("R", "map", top, 0, 0), np.uint8), -1)
+    last = opened(tiles.tile("R", "map", top, 0, 0))
     assert max(last.shape) <= TILE_PX
     for place in ((top, 1, 0), (top, 0, 1), (top + 1, 0, 0)):
         with pytest.raises(MissingInputError):

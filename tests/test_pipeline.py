@@ -53,6 +53,23 @@ def inspector(folder: Path) -> Inspector:
     return Inspector(bundle, FakeRuntime(), fake_calibration(bundle))
 
 
+def test_a_reconstruction_is_carried_only_for_frames_that_are_kept(tmp_path: Path) -> None:
+    ready = inspector(tmp_path)
+    files = [write_frame(tmp_path / "a.png"), write_frame(tmp_path / "b.png", defect=True, seed=1)]
+    spec = ready.bundle.manifest.preprocess
+    frames = [prepare_file(PrepareJob(f, f.name, None, spec, LIMITS))[0] for f in files]
+    assert [one.reconstruction for one in ready.inspect(frames)] == [None, None]
+    kept = ready.inspect(frames, keeps=lambda frame, judgement: judgement.evaluation == "NotOK")
+    good, bad = (one.reconstruction for one in kept)
+    assert good is None
+    assert bad is not None
+    assert (bad.shape, bad.dtype, set(np.unique(bad))) == (
+        (48, 64),
+        np.uint8,
+        {128},
+    )  # flat grey of the double
+
+
 def test_a_good_frame_is_ok_and_a_defect_is_found_where_it_is(tmp_path: Path) -> None:
     ready = inspector(tmp_path)
     files = [write_frame(tmp_path / "a.png"), write_frame(tmp_path / "b.png", defect=True, seed=1)]

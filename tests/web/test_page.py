@@ -28,7 +28,7 @@ class Site:
         make_recipe(folder)
         config = write_config(folder, 1, port)
         text = config.read_text().replace("[mqtt]", "[mqtt]\nenabled = false")
-        config.write_text(text + "[evidence]\nkeep_ok_ratio = 0.0\n")
+        config.write_text(text + '[evidence]\nkeep_ok_ratio = 0.0\nkeep_frames = "not_ok"\n')
         self.daemon = DaemonProcess(config, port)
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=20)
 
@@ -45,6 +45,7 @@ class Site:
         return answer.json()
 
     def verdict(self, part: str, view: str) -> dict[str, Any]:
+        found: dict[str, Any]
         (found,) = self.json("/api/v1/verdicts", part=part, view=view, type="frame")
         return found
 
@@ -64,7 +65,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 def decoded(answer: httpx.Response) -> np.ndarray[Any, Any]:
     assert answer.status_code == 200, answer.text
-    return cv2.imdecode(np.frombuffer(answer.content, np.uint8), cv2.IMREAD_UNCHANGED)
+    picture = cv2.imdecode(np.frombuffer(answer.content, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert picture is not None
+    return picture
 
 
 def test_a_verdict_comes_with_its_part_limits_and_pictures(site: Site) -> None:
@@ -92,6 +95,7 @@ def test_a_verdict_comes_with_its_part_limits_and_pictures(site: Site) -> None:
 def test_pictures_are_what_they_say(site: Site) -> None:
     bad = site.verdict("P2", "02")
     frame = cv2.imread(str(site.folder / "incoming" / bad["image"]["path"]), cv2.IMREAD_UNCHANGED)
+    assert frame is not None
     get = f"/api/v1/verdicts/{bad['resultId']}"
     original = decoded(site.client.get(f"{get}/picture/original"))
     assert np.abs(original.astype(int) - frame).mean() < 3  # JPEG
@@ -125,6 +129,17 @@ def test_pictures_are_kept_by_browsers_behind_the_security_headers(site: Site) -
     again = site.client.get(tile, headers={"if-none-match": first.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
     assert site.client.get(tile, headers={"if-none-match": '"other"'}).status_code == 200
+
+
+def test_a_bad_frame_is_kept_and_shown_when_its_file_went(site: Site) -> None:
+    file = site.arrive("B8/P8_01.png", defect=True, seed=8)
+    until(lambda: site.json("/api/v1/verdicts", part="P8"), "P8", 20)
+    bad = site.verdict("P8", "01")
+    kept = site.folder / "var" / "evidence" / bad["evidence"] / "frame.png"
+    until(kept.exists, "the copy", 20)
+    file.unlink()
+    shown = decoded(site.client.get(f"/api/v1/verdicts/{bad['resultId']}/picture/original"))
+    assert np.abs(shown.astype(int) - cv2.imread(str(kept), cv2.IMREAD_UNCHANGED)).mean() < 3
 
 
 def test_a_frame_that_changed_or_went_is_not_shown_as_the_one_that_was_judged(site: Site) -> None:
@@ -170,7 +185,8 @@ def test_events_tell_of_each_verdict(site: Site) -> None:
         lines = answer.iter_lines()
         assert next(lines) == "event: status"
         site.arrive("B7/P7_01.png", seed=7)
-        told = next(line for line in lines if line == "event: verdict") and json.loads(next(lines)[6:])
+        assert "event: verdict" in lines  # reads up to it
+        told = json.loads(next(lines).removeprefix("data: "))
     assert set(told) == {"resultId", "resultType", "resultEvaluation"}
     assert site.json(f"/api/v1/verdicts/{told['resultId']}")["verdict"]["partId"] == "P7"
 
