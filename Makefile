@@ -6,7 +6,7 @@ TOOLS := $(VENV)/tools
 INSTALLED := $(VENV)/.installed-demo
 INSTALLED_DEV := $(VENV)/.installed-dev
 
-.PHONY: demo test test-slow lint torture results bench accuracy lock audit clean demo-recipe
+.PHONY: demo test test-slow lint torture results bench accuracy lock audit clean demo-recipe deb
 
 demo: $(INSTALLED)
 	$(EDGE) demo
@@ -85,6 +85,10 @@ $(INSTALLED): pyproject.toml constraints.txt | $(VENV)/bin/python
 $(INSTALLED_DEV): pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(VENV)/bin/python -m pip install -q -c constraints.txt -e '.[dev]'
 	@touch $@
+
+# dist/edge_VERSION_ARCH.deb, all in one: for the Debian release, and the Python, of the machine that builds it
+deb:
+	$(PYTHON) packaging/deb.py --out dist
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
