@@ -2,11 +2,14 @@
 
 Frames that people called good although they were rejected join the scores of their view, and the threshold of
 the same rate is drawn again. They are no random good frames: they were looked at *because* they scored above
-the threshold, so their number proves nothing about the next good frame. What is proved stays proved all the
-same: no threshold falls below the one drawn without reviews, and what does not exceed that one exceeds none
-above it.
-So the bound of the calibration's own frames is kept as it is, and no better one is claimed. The reviewed
-scores are written beside the others, not among them, as drift is measured against frames that nobody chose.
+the threshold. So they take their place among all frames that the engine judged: those that passed count as
+good frames below the threshold. One overruled frame in ten thousand says that the promise is kept, and moves
+nothing; one in ten, that it is not. Their number proves nothing about the next good frame.
+
+What is proved stays proved all the same: no threshold falls below the one drawn without reviews, and what
+does not exceed that one exceeds none above it. So the bound of the calibration's own frames is kept as it
+is, and no better one is claimed. The reviewed scores are written beside the others, not among them, as drift
+is measured against frames that nobody chose.
 """
 
 from __future__ import annotations
@@ -35,8 +38,9 @@ SUPERVISED = ("recall", "f1", "pixels")  # one threshold for all views, chosen w
 STATEMENT = (
     "The bound of each view is the one that its calibration frames prove: no threshold falls below theirs, "
     "so it still holds for good frames like those. Reviewed frames were looked at because of their scores: "
-    "they raise a threshold, and prove no smaller rate. What is no longer NotOK is OK, or NotDecidable where "
-    "its picture is unlike those of calibration."
+    "beside the frames that passed, which count as good, they raise a threshold where more good frames were "
+    "rejected than was asked for, and prove no smaller rate. What is no longer NotOK is OK, or NotDecidable "
+    "where its picture is unlike those of calibration."
 )
 
 
@@ -114,12 +118,14 @@ def propose(
                 f"no frame of recipe {recipe} has a review that says OK or NotOK",
                 hint="review some: edge review",
             )
-        after = before.model_copy(
-            update={"views": {name: _with(name, old, before, told) for name, old in before.views.items()}}
-        )
+        passed = {view or DEFAULT_VIEW: n for view, n in reader.passed(recipe, bundle.digest).items()}
+        views = {
+            name: _with(name, old, before, told, passed.get(name, 0)) for name, old in before.views.items()
+        }
+        after = before.model_copy(update={"views": views})
         since = (time.time() if now_unix_s is None else now_unix_s) - days * DAY_S
         recent = Queued(recipe, since_unix_s=since)
-        document = _document(before, after, told, bundle, reader, recent, days)
+        document = _document(before, after, told, bundle, reader, recent, days, passed)
     finally:
         reader.close()
     return Proposal(before, after, told, document)
@@ -167,16 +173,21 @@ def _by(payload: Mapping[str, Any], bundle: Bundle) -> bool:
     return (payload.get("model") or {}).get("sha256") == bundle.digest
 
 
-def _with(view: str, limits: ViewCalibration, made: Calibration, told: Sequence[Told]) -> ViewCalibration:
-    """A view's limits with the good frames of its reviews: never below the threshold without any."""
+def _with(
+    view: str, limits: ViewCalibration, made: Calibration, told: Sequence[Told], passed: int
+) -> ViewCalibration:
+    """A view's limits with the good frames of its reviews: never below the threshold without any.
+
+    `passed`: so many frames beside them were judged, and are taken to be good.
+    """
     good = [(one.raw, one.part) for one in told if one.view == view and one.is_good and one.raw is not None]
     alone = limits.threshold if limits.unreviewed_threshold is None else limits.unreviewed_threshold
     if not good:  # or none any more: who called them good has taken it back
         kept = {"threshold": alone, "reviewed": (), "unreviewed_threshold": None}
         return limits.model_copy(update=kept)
     owners = limits.parts or tuple(range(len(limits.scores)))
-    scores = [*limits.scores, *(raw for raw, _ in good)]
-    parts = [*(f"\n{owner}" for owner in owners), *(part for _, part in good)]
+    scores = [*limits.scores, *(raw for raw, _ in good), *([0.0] * passed)]
+    parts = [*(f"\n{owner}" for owner in owners), *(part for _, part in good), *([None] * passed)]
     found = threshold(scores, ThresholdRule("conformal", made.false_reject), parts=parts)
     value = found.value if found else beyond(scores, bounded=made.bounded)
     reviewed = tuple(sorted(raw for raw, _ in good))
@@ -186,7 +197,7 @@ def _with(view: str, limits: ViewCalibration, made: Calibration, told: Sequence[
 
 def _document(
     before: Calibration, after: Calibration, told: Sequence[Told], bundle: Bundle, reader: ReviewReader,
-    recent: Queued, days: float,
+    recent: Queued, days: float, passed: Mapping[str, int],
 ) -> dict[str, Any]:  # fmt: skip
     stored = [(said, review) for said, review in reader.rejected(recent) if _by(said, bundle)]
     frames: dict[str, int] = {}
@@ -202,7 +213,10 @@ def _document(
         "days": days,
         "bundleSha256": bundle.digest,
         "calibrationSha256": before.digest,
-        "views": [_view(view, before, after, told, frames, stored) for view in before.views],
+        "views": [
+            {**_view(view, before, after, told, frames, stored), "passed": passed.get(view, 0)}
+            for view in before.views
+        ],
         "changedCount": len(changed),
         "changed": changed[-MOST_LISTED:],
         "escapes": [_brief(one.item.payload, "NotOK") for one in passing if one not in already],

@@ -138,7 +138,11 @@ def _accept(settings: Settings, recipe: str, made: Proposal, now: datetime) -> d
 
 def _outcome(settings: Settings, recipe: str, made: Proposal, done: Mapping[str, Any]) -> list[str]:
     if not made.changes:
-        return ["no threshold would change"]
+        rate = f"{made.before.false_reject:.1%}"
+        return [
+            f"no threshold would change: no more frames were called good than the {rate} that may be "
+            "rejected; for a lower rate calibrate with good frames and --false-reject"
+        ]
     if not done["accepted"]:
         return ["nothing was accepted" + ("" if made.escapes else "; add --accept to take it over")]
     lines = [f"{done['calibration']}: accepted; the one before is {done['kept']}"]
@@ -157,7 +161,7 @@ def show(made: Proposal, console: Console) -> None:
     said = made.document
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("view", "threshold", "bound", "good / defects", "NotOK", "false rejects gone", "unseen"):
-        table.add_column(column)
+        table.add_column(column, no_wrap=column == "threshold")
     for view in said["views"]:
         table.add_row(
             view["view"],

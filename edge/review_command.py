@@ -24,6 +24,7 @@ from edge.review_sets import ReviewedSet, reviewed_set, suggested, write_manifes
 from edge.review_writing import write_review
 
 LISTED, SUGGESTED = 20, 200
+PIPED_CHARACTERS = 200  # a line a verdict, for grep
 BRIEF = ("resultId", "creationTime", "recipeId", "view", "partId", "batchId", "resultEvaluation", "score",
          "reasons")  # fmt: skip
 
@@ -126,6 +127,8 @@ def _list(reader: ReviewReader, asked: Asked) -> None:
                  one["resultEvaluation"], _number(one.get("score")), " ".join(one["reasons"]))  # fmt: skip
         table.add_row(*map(Text, cells))
     console = Console()
+    if not console.is_terminal:
+        console.width = PIPED_CHARACTERS
     if found:
         console.print(table)
         print("say what is true: edge review --result ID --evaluation OK|NotOK --reason WHY")

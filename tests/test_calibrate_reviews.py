@@ -229,18 +229,30 @@ positive = st.floats(0.01, 100.0)
     good=st.lists(positive, min_size=2, max_size=40),
     called_good=st.lists(positive, min_size=0, max_size=10),
     rate=st.sampled_from([0.05, 0.2]),
+    passed=st.integers(0, 200),
 )
 def test_no_review_lowers_a_threshold_or_betters_a_bound(
-    good: list[float], called_good: list[float], rate: float
+    good: list[float], called_good: list[float], rate: float, passed: int
 ) -> None:
     made = calibrate(
         [GoodFrame("01", raw, raw, 0.5, 0.1, 32, 32) for raw in good], recipe="r", bundle_sha256="s",
         statistic="peak", false_reject=rate, too_few="bound",
     )  # fmt: skip
     told = [told_good(str(number), raw) for number, raw in enumerate(called_good)]
-    after = _with("01", made.views["01"], made, told)
+    after = _with("01", made.views["01"], made, told, passed)
     assert after.threshold >= made.views["01"].threshold
     assert after.false_reject_bound == made.views["01"].false_reject_bound
     again = made.model_copy(update={"views": {"01": after}})
-    assert _with("01", after, again, told) == after  # accepting twice changes nothing
-    assert _with("01", after, again, []) == made.views["01"]  # nor does what is taken back stay
+    assert _with("01", after, again, told, passed) == after  # accepting twice changes nothing
+    assert _with("01", after, again, [], passed) == made.views["01"]  # nor does what is taken back stay
+
+
+@pytest.mark.parametrize(("passed", "raises"), [(0, True), (17, True), (18, False), (10_000, False)])
+def test_a_false_reject_that_is_rare_enough_moves_nothing(passed: int, raises: bool) -> None:
+    """Of 38 good frames all have to pass at 5 %; of 39 one may be rejected: 38/40 is 95 %."""
+    made = calibrate(
+        [GoodFrame("01", 1 + n / 100, 1.0, 0.5, 0.1, 32, 32) for n in range(20)], recipe="r",
+        bundle_sha256="s", statistic="peak", false_reject=0.05, too_few="refuse",
+    )  # fmt: skip
+    after = _with("01", made.views["01"], made, [told_good("a", 9.0)], passed)
+    assert (after.threshold > made.views["01"].threshold) is raises

@@ -14,6 +14,8 @@ from edge.types import Review
 _LATEST = "r.review_id = (SELECT max(o.review_id) FROM reviews AS o WHERE o.result_id = r.result_id)"
 _REVIEW = ", ".join(f"r.{name.strip()}" for name in reviews.COLUMNS.split(","))
 
+MOST_PASSED = 20_000  # frames whose payloads are read
+
 
 @dataclass(frozen=True, slots=True)
 class Queued:
@@ -87,6 +89,17 @@ class ReviewReader(BatchReader):
         where, values = wanted.where()
         query = f"SELECT f.view, f.evaluation, count(*) FROM verdict_facts AS f WHERE {where} GROUP BY 1, 2"
         return self._rows(query, values)
+
+    def passed(self, recipe: str, bundle_sha256: str) -> dict[str, int]:
+        """By view how many of the latest frames an engine's verdict is OK on."""
+        rows = self._rows(
+            "SELECT f.view, count(*) FROM (SELECT view, result_id FROM verdict_facts WHERE type = 'frame'"
+            " AND recipe = ? AND evaluation = 'OK' ORDER BY created_unix_s DESC LIMIT ?) AS f"
+            " JOIN verdicts AS v ON v.result_id = f.result_id"
+            " WHERE json_extract(v.payload, '$.model.sha256') = ? GROUP BY f.view",
+            (recipe, MOST_PASSED, bundle_sha256),
+        )
+        return dict(rows)
 
     def rejected(self, wanted: Queued) -> list[tuple[dict[str, Any], str | None]]:
         """Payloads of frames that are NotOK, oldest first, and what the latest review says of each."""
