@@ -30,7 +30,7 @@ from edge.learn.progress import Event, console
 from edge.pipeline import Inspection, Inspector
 from edge.preprocess import Tiling
 from edge.recipes import open_recipe
-from edge.types import Evaluation, Frame
+from edge.types import Evaluation, Frame, Judgement
 
 RECIPE = "trial"
 CALIBRATION = "calibration"  # below a run's folder, as an empty config.toml has it
@@ -233,11 +233,14 @@ class AtEachRate(Inspector):
         self._calibrations, self._on_frame = calibrations, on_frame
 
     def inspect(
-        self, frames: Iterable[Frame], on_batch: Callable[[], None] = lambda: None
+        self,
+        frames: Iterable[Frame],
+        on_batch: Callable[[], None] = lambda: None,
+        keeps: Callable[[Frame, Judgement], bool] = lambda frame, judgement: False,
     ) -> Iterator[Inspection]:
         """As `Inspector`."""
         manifest = self.bundle.manifest
-        for inspection in super().inspect(frames, on_batch):
+        for inspection in super().inspect(frames, on_batch, keeps):
             frame, score = inspection.frame, inspection.score
             view, place = frame.identity.view, frame.placement
             self.evaluations.append(
