@@ -22,6 +22,7 @@ from edge.pack_cli import pack
 from edge.replay.cli import replay
 from edge.review_cli import review
 from edge.rle_cli import app as rle
+from edge.schema_cli import schema
 from edge.signing_cli import keygen, sign
 from edge.simulate.commands import simulate_app
 from edge.spc_cli import spc
@@ -330,6 +331,7 @@ app.command("pack")(pack)
 app.command("replay")(replay)
 app.command("review")(review)
 app.command("spc")(spc)
+app.command("schema")(schema)
 app.command("backup")(backup)
 app.command("restore")(restore)
 app.command("keygen")(keygen)

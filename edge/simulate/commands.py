@@ -218,3 +218,30 @@ def _refuse_inside(out: Path, images: Path, source: Path) -> None:
     """A plain folder of frames would hold defective ones from now on."""
     if source.is_dir() and out.resolve().is_relative_to(images.resolve()):
         raise UsageError(f"{out} is inside {images}", hint="keep --out outside the folder of good frames")
+
+
+@simulate_app.command()
+def mes(
+    config: Annotated[Path | None, typer.Option("--config", help="Configuration file.")] = None,
+    seconds: Annotated[
+        float | None, typer.Option(min=0.1, help="Listen for so long [default: until Ctrl-C]")
+    ] = None,
+    frames: Annotated[int | None, typer.Option(min=0, help="End after results of so many frames.")] = None,
+    session: Annotated[
+        str, typer.Option(help="Name at the broker, which keeps for it what comes while it is away.")
+    ] = "edge-simulated-mes",
+    json_: Json = False,
+) -> None:
+    """Print what arrives at an MES, and check it: schema, order, repeats, parts against their frames.
+
+    Exit 1 if anything is wrong. It reads the broker's address from config.toml, as the daemon does.
+    """
+    import os
+
+    from edge.simulate.mes import run_mes
+
+    raise typer.Exit(
+        run_mes(
+            config=config, seconds=seconds, frames=frames, session=session, json=json_, environ=os.environ
+        )
+    )

@@ -22,6 +22,10 @@ class Site:
     def configure(self, **source: object) -> Path:
         return write_config(self.folder, self.broker.port, self.http_port, **source)
 
+    def broker_log(self) -> str:
+        """What Mosquitto says of who came and went."""
+        return (self.folder / "broker/log").read_text()
+
     def start(self) -> DaemonProcess:
         daemon = DaemonProcess(self.folder / "config.toml", self.http_port)
         self.daemons.append(daemon)

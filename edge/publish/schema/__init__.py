@@ -7,17 +7,28 @@ from importlib import resources
 from typing import Any
 
 
+def names() -> tuple[str, ...]:
+    """Of the documents that `document` gives, such as verdict-1."""
+    files = resources.files(__package__).iterdir()
+    return tuple(sorted(file.name.removesuffix(".json") for file in files if file.name.endswith(".json")))
+
+
+def document(name: str) -> dict[str, Any]:
+    """A JSON Schema (2020-12) by its name.
+
+    Raises:
+        FileNotFoundError: there is none of that name.
+    """
+    text = resources.files(__package__).joinpath(f"{name}.json").read_text(encoding="utf-8")
+    schema: dict[str, Any] = json.loads(text)
+    return schema
+
+
 def verdict_schema() -> dict[str, Any]:
-    """JSON Schema (2020-12) of the verdict payload, schema name `edge/verdict/1`."""
-    return _schema("verdict-1.json")
+    """JSON Schema of the verdict payload, schema name `edge/verdict/1`."""
+    return document("verdict-1")
 
 
 def review_schema() -> dict[str, Any]:
-    """JSON Schema (2020-12) of what a person said of a verdict, schema name `edge/review/1`."""
-    return _schema("review-1.json")
-
-
-def _schema(name: str) -> dict[str, Any]:
-    text = resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
-    schema: dict[str, Any] = json.loads(text)
-    return schema
+    """JSON Schema of what a person said of a verdict, schema name `edge/review/1`."""
+    return document("review-1")

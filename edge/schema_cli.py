@@ -1,0 +1,25 @@
+"""`edge schema`: the documents that describe what goes on the wire."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from edge.errors import UsageError
+
+
+def schema(
+    name: Annotated[str | None, typer.Argument(help="Which; left out: their names.")] = None,
+) -> None:
+    """Print the JSON Schema of what edge publishes: verdict-1, review-1, info-1, state-1, response-1."""
+    import json
+
+    from edge.publish.schema import document, names
+
+    if name is None:
+        print("\n".join(names()))
+        return
+    if name not in names():
+        raise UsageError(f"{name!r} is no schema", hint=f"there are {', '.join(names())}")
+    print(json.dumps(document(name), indent=2, ensure_ascii=False))
