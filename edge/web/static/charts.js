@@ -122,11 +122,10 @@ function scoreChart(view, { points, drift }, band) {
   return chart(`View ${view}`, detail, plot.svg, ["Time", "Score", "Evaluation"], rows);
 }
 
-/** Whatever the daemon tells of drift: numbers with their names. */
-function driftWords(drift) {
-  const said = Object.entries(drift).filter(([, value]) => typeof value === "number").slice(0, 4)
-    .map(([name, value]) => `${name.replaceAll("_", " ")} ${figure(value)}`);
-  return `drift: ${drift.state ? `${drift.state}, ` : ""}${said.join(", ") || "none told"}`;
+/** Population stability index and Kolmogorov-Smirnov's p of the scores against those of calibration. */
+function driftWords({ state, psi, ksP, frames }) {
+  const told = [psi == null ? null : `PSI ${figure(psi)}`, ksP == null ? null : `KS p ${figure(ksP)}`, frames == null ? null : `over ${count(frames)} frames`];
+  return `drift: ${[state, ...told].filter(Boolean).join(", ") || "not known"}`;
 }
 
 function throughput(buckets, stepS) {

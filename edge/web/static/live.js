@@ -47,7 +47,7 @@ class Live {
       h("div", { class: "bar" }, h("h2", {}, "Verdicts"), this.pause, this.note, this.form), this.problem,
       h("div", { class: "scroll" }, h("table", { id: "verdicts" }, h("caption", { class: "unseen" }, "Verdicts, newest first"),
         h("thead", {}, h("tr", {}, ["Picture", "Evaluation", "Time", "Part", "View", "Recipe", "Score", "Why", "Review"]
-          .map((name) => h("th", { scope: "col" }, name)))), this.list)),
+          .map((name) => h("th", { scope: "col", class: name === "Score" ? "number" : null }, name)))), this.list)),
       h("p", { class: "more" }, this.older));
   }
 

@@ -48,7 +48,7 @@ function show() {
   view?.close?.();
   const main = byId("main");
   main.replaceChildren();
-  main.className = name || "live";
+  main.className = `on-${name || "live"}`;
   const [title, open] = VIEWS[name] ?? VIEWS[""];
   for (const link of byId("nav").children) {
     if (link.dataset.name === name) link.setAttribute("aria-current", "page");

@@ -1,11 +1,11 @@
 // Small charts as SVG: axes, lines, dots, bands; each with its numbers as a table for those who do not see it.
 import { figure, h, s, table } from "./dom.js";
 
-export const WIDTH = 720;
-export const HEIGHT = 220;
+const WIDTH = 720;
+const HEIGHT = 220;
 const LEFT = 52;
 const RIGHT = 14;
-const TOP = 12;
+const TOP = 10;
 const BOTTOM = 30;
 const TICKS = 5;
 
@@ -37,11 +37,11 @@ function clock(at, span) {
 }
 
 export class Plot {
-  constructor({ label, x, y, time = false, unit = "", height = HEIGHT }) {
-    Object.assign(this, { x, y, time, height });
-    this.right = WIDTH - RIGHT;
+  constructor({ label, x, y, time = false, unit = "", width = WIDTH, height = HEIGHT, told = figure }) {
+    Object.assign(this, { x, y, time, height, told });
+    this.right = width - RIGHT;
     this.bottom = height - BOTTOM;
-    this.svg = s("svg", { viewBox: `0 0 ${WIDTH} ${height}`, class: "plot", role: "img", "aria-label": label });
+    this.svg = s("svg", { viewBox: `0 0 ${width} ${height}`, class: "plot", role: "img", "aria-label": label });
     this.axes(unit);
   }
 
@@ -52,13 +52,13 @@ export class Plot {
   axes(unit) {
     for (const at of ticks(...this.y, 4)) {
       this.svg.append(s("line", { class: "grid", x1: LEFT, x2: this.right, y1: this.py(at), y2: this.py(at) }),
-        s("text", { x: LEFT - 6, y: this.py(at) + 4, "text-anchor": "end" }, figure(at)));
+        s("text", { x: LEFT - 6, y: this.py(at) + 4, "text-anchor": "end" }, this.told(at)));
     }
     for (const at of this.time ? timeTicks(...this.x) : ticks(...this.x, 8)) {
       this.svg.append(s("text", { x: this.px(at), y: this.bottom + 18, "text-anchor": "middle" }, this.time ? clock(at, this.x[1] - this.x[0]) : figure(at)));
     }
     this.svg.append(s("line", { class: "axis", x1: LEFT, x2: this.right, y1: this.bottom, y2: this.bottom }));
-    if (unit) this.svg.append(s("text", { x: LEFT - 40, y: TOP - 1, class: "unit" }, unit));
+    if (unit) this.svg.append(s("text", { x: LEFT + 4, y: TOP + 10, class: "unit" }, unit));
   }
 
   add(...marks) {

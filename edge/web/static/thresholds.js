@@ -74,7 +74,7 @@ class Explorer {
     this.top = Math.min(MOST, Math.max(1.5, ...scores) * 1.02);
     const bins = histogram(found, this.top);
     const highest = Math.max(1, ...bins.map((bin) => Math.max(bin.calibration, bin.OK + bin.NotOK + bin.unknown)));
-    const plot = new Plot({ label: `Scores of view ${found.view}; calibration below the line, stored frames above`, x: [0, this.top], y: [-highest, highest], height: 320, unit: "stored frames ↑  calibration ↓" });
+    const plot = new Plot({ label: `Scores of view ${found.view}; calibration below the line, stored frames above`, x: [0, this.top], y: [-highest, highest], width: 1320, height: 330, unit: "stored frames ↑  calibration ↓", told: (value) => count(Math.abs(value)) });
     const width = this.top / BINS;
     bins.forEach((bin, at) => {
       const range = `${figure(at * width)} to ${figure((at + 1) * width)}`;
@@ -86,7 +86,7 @@ class Explorer {
       if (bin.calibration) plot.bar(at * width, (at + 1) * width, -bin.calibration, 0, "calibration", `${range}: ${count(bin.calibration)} of calibration`);
     });
     const at = plot.px(1);
-    plot.add(s("line", { class: "threshold", x1: at, x2: at, y1: 12, y2: plot.bottom }), s("text", { class: "threshold", x: at + 4, y: 22 }, "now"));
+    plot.add(s("line", { class: "threshold", x1: at, x2: at, y1: 12, y2: plot.bottom }), s("text", { class: "threshold", x: at + 12, y: 24 }, "now"));
     this.line = s("line", { class: "moved", y1: 12, y2: plot.bottom });
     this.grip = s("rect", { class: "grip", y: 8, width: 14, height: 24, rx: 4 });
     plot.add(this.line, this.grip);

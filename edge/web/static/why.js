@@ -7,7 +7,7 @@ const FULL = 2; // of the bar, in thresholds
 export function why({ verdict, limits }) {
   return h("section", { class: "panel", "aria-label": "Why" }, h("h2", {}, "Why"), score(verdict), reasons(verdict),
     facts("Statistics", Object.entries(verdict.statistics ?? {}).map(([name, value]) => [name, figure(value)])),
-    limits ? facts("Threshold", [["raw", figure(limits.threshold)], ["from", plain(limits.basis ?? "–")], ["frames", limits.frames ?? "–"],
+    limits ? facts("Threshold", [["raw", figure(limits.threshold)], ["of", plain(limits.basis ?? "–")], ["frames", limits.frames ?? "–"],
       ["false rejects promised", limits.falseRejectBound == null ? "none" : `at most ${percent(limits.falseRejectBound)}`]]) : null,
     classes(verdict), facts("Judged by", judged(verdict)),
     facts("Times", Object.entries(verdict.processingTimes ?? {}).map(([name, value]) => [plain(name.replace(/_s$/, "")), seconds(value)])),
