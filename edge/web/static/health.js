@@ -1,6 +1,6 @@
 // Health: each check, what is wrong, and what to do about it.
 import { ask, news } from "./api.js";
-import { badge, h, missing } from "./dom.js";
+import { badge, h, missing, plain } from "./dom.js";
 import { cards } from "./live.js";
 
 const LOOKS = { ok: ["OK", "fine"], warning: ["NotDecidable", "look at it"], fault: ["NotOK", "fault"] };
@@ -32,7 +32,7 @@ async function checks(list) {
   if (!found) return;
   const sorted = [...found].sort((a, b) => ORDER.indexOf(a.state) - ORDER.indexOf(b.state));
   list.replaceChildren(...sorted.map((check) => h("li", { class: check.state }, badge(...(LOOKS[check.state] ?? ["unknown", check.state])),
-    h("div", {}, h("strong", {}, check.name), " ", check.what, check.fix ? h("p", { class: "fix" }, check.fix) : null))));
+    h("div", {}, h("strong", {}, plain(check.name).replaceAll(":", " · ")), " ", check.what, check.fix ? h("p", { class: "fix" }, check.fix) : null))));
 }
 
 /** What is known without the endpoint. */

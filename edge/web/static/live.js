@@ -179,12 +179,12 @@ class Live {
     if (!verdict) return;
     const name = verdict.partId ?? verdict.image?.path ?? "–";
     const view = verdict.resultType === "part" ? "whole part" : `view ${verdict.view ?? "–"}`;
+    const why = verdict.score == null ? (verdict.reasons ?? []).map(plain).join(", ") : `score ${verdict.score.toFixed(2)} of 1.00`;
     this.latest.className = `latest ${verdict.resultEvaluation}`;
     this.latest.replaceChildren(
       h("a", { href: linkTo(verdict) }, h("strong", { class: "verdict" }, spoken(verdict.resultEvaluation)),
         h("span", { class: "of" }, `${name} · ${view}`),
-        h("span", { class: "of" }, verdict.score == null ? (verdict.reasons ?? []).map(plain).join(", ") : `score ${verdict.score.toFixed(2)} of 1.00`,
-          " · ", moment(verdict.creationTime))));
+        h("span", { class: "of" }, why ? `${why} · ` : "", moment(verdict.creationTime))));
     const bad = verdict.resultEvaluation !== "OK";
     if (bad && this.said !== verdict.resultId) byId("said").textContent = `${spoken(verdict.resultEvaluation)}: ${name}, ${view}`;
     if (bad) this.said = verdict.resultId; // OK is not said aloud: that would be all day

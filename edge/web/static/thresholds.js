@@ -167,24 +167,31 @@ function row(name, title, said, moved, now) {
     h("td", { class: "number" }, change > 0 ? `+${count(change)}` : count(change)));
 }
 
-/** The daemon's proposal as it tells it: tables of its lists, facts of the rest. */
-function proposal(found) {
-  const shown = h("div", { class: "proposal" });
+const worded = (name) => plain(name.replace(/([A-Z]+)/g, " $1").toLowerCase()).trim();
+const DIGEST = /^[0-9a-f]{64}$/;
+const DIGEST_SHOWN = 12;
+
+/** The daemon's proposal as it tells it: what it proves in a sentence, tables of its lists, the rest as facts. */
+function proposal({ statement, recipe, ...found }) {
+  const shown = h("div", { class: "proposal" }, statement ? h("p", {}, statement) : null);
+  const facts = h("dl", { class: "facts wide" });
   for (const [name, value] of Object.entries(found)) {
-    const title = plain(name.replace(/([A-Z])/g, " $1").toLowerCase());
-    if (Array.isArray(value)) shown.append(h("h3", {}, `${title} (${count(value.length)})`), list(value));
-    else if (value && typeof value === "object") shown.append(h("h3", {}, title), list(Object.entries(value).map(([key, one]) => (one && typeof one === "object" ? { "": key, ...one } : { "": key, value: one }))));
-    else shown.append(h("p", {}, `${title}: ${told(value)}`));
+    const isList = Array.isArray(value) && value.length > 0;
+    if (isList) shown.append(h("h3", {}, `${worded(name)} (${count(value.length)})`), list(value));
+    else if (value && typeof value === "object" && !Array.isArray(value)) {
+      for (const [key, one] of Object.entries(value)) facts.append(h("dt", {}, `${worded(name)}, ${worded(key)}`), h("dd", {}, told(one)));
+    } else facts.append(h("dt", {}, worded(name)), h("dd", {}, Array.isArray(value) ? "none" : told(value)));
   }
+  shown.append(facts);
   return shown;
 }
 
-const told = (value) => (typeof value === "number" ? figure(value) : value && typeof value === "object" ? JSON.stringify(value) : String(value ?? "–"));
+const told = (value) => (typeof value === "number" ? figure(value) : DIGEST.test(value) ? value.slice(0, DIGEST_SHOWN) : value && typeof value === "object" ? JSON.stringify(value) : String(value ?? "–"));
 
 function list(rows) {
   if (!rows.length) return h("p", { class: "faint" }, "none");
   if (typeof rows[0] !== "object") return h("p", {}, rows.map(told).join(", "));
   const columns = [...new Set(rows.flatMap(Object.keys))];
-  return h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, columns.map((name) => h("th", { scope: "col" }, plain(name.replace(/([A-Z])/g, " $1").toLowerCase()))))),
+  return h("div", { class: "scroll" }, h("table", {}, h("thead", {}, h("tr", {}, columns.map((name) => h("th", { scope: "col" }, worded(name))))),
     h("tbody", {}, rows.slice(0, 100).map((one) => h("tr", {}, columns.map((name) => h("td", {}, name === "resultId" ? h("a", { href: `#/verdict/${encodeURIComponent(one[name])}` }, told(one[name])) : told(one[name]))))))));
 }
