@@ -34,6 +34,7 @@ KEPT = 20
 MOST_BODY_BYTES = 4096
 MOST_FRAMES = 1_000_000
 MOST_ERROR_CHARACTERS = 500
+STOP_S = 0.5  # until the end of a killed one is noted
 LOWEST_PRIORITY = 19
 STOPPED = "the daemon was stopped or reloaded before it was done"
 _ID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
@@ -101,7 +102,7 @@ class Replays:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(running[1].pid, signal.SIGKILL)
         if waiter is not None:
-            waiter.join(1.0)
+            waiter.join(STOP_S)
 
     def documents(self) -> list[dict[str, Any]]:
         """What there are, newest first."""

@@ -1,7 +1,12 @@
-"""A daemon that is asked for a replay over HTTP."""
+"""Replays as processes of their own: asked for over HTTP, ended at a terminal."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +14,7 @@ import pytest
 
 from edge.testing import write_frame
 from tests.brokers import free_port, until
-from tests.replay.sites import scaled_calibration
+from tests.replay.sites import make_site, scaled_calibration
 from tests.sites import DaemonProcess, make_recipe, write_config
 
 pytestmark = pytest.mark.slow
@@ -57,3 +62,34 @@ def verdicts(daemon: DaemonProcess) -> list[dict[str, Any]]:
 def replay(daemon: DaemonProcess) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(daemon.get("/api/v1/replays")[1])["replays"][0]
     return found
+
+
+def test_ctrl_c_at_a_terminal_leaves_a_whole_report(tmp_path: Path) -> None:
+    """A real signal, to the command and its decode workers alike, as a terminal sends it."""
+    settings = make_site(tmp_path, good=80, defects=0)
+    out = tmp_path / "out"
+    command = ["replay", "--config", str(settings.file), "--recipe", "blur", "--out", str(out)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edge", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        start_new_session=True, text=True,
+    )  # fmt: skip
+    lines = out.with_name(".out.unfinished") / "frames.jsonl"
+
+    def has_begun() -> bool:
+        try:
+            return process.poll() is not None or lines.stat().st_size > 0
+        except FileNotFoundError:  # not yet, or not any more
+            return out.exists()
+
+    until(has_begun, "frames on the disk", 60)
+    with suppress(ProcessLookupError):  # it was quicker
+        os.killpg(process.pid, signal.SIGINT)
+    said = process.communicate(timeout=60)
+    assert process.returncode in (0, 130), said
+    assert not lines.parent.exists()
+    if process.returncode == 130 and not out.exists():  # it came while the report was written: then nothing
+        return
+    document = json.loads((out / "replay.json").read_text())
+    assert document["interrupted"] == (process.returncode == 130)
+    assert len((out / "frames.jsonl").read_text().splitlines()) == document["frames"] > 0
+    assert (out / "report.html").read_text().rstrip().endswith("</html>")
