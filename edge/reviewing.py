@@ -127,6 +127,8 @@ def suffix_of(path: str) -> str:
 
 def _copied(file: Path, target: Path, sha256: str, min_free_bytes: int | None) -> tuple[Path | None, str]:
     """Temp → verified → fsync → rename: a name that is a digest is only ever given to its bytes."""
+    if not file.is_file():  # gone, or something that would never end
+        return None, NO_FILE
     folder = target.parent
     free = evidence.free_bytes(folder) - file.stat().st_size
     if free < evidence.wanted_free(folder, min_free_bytes):

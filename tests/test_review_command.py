@@ -192,6 +192,8 @@ def test_a_running_daemon_takes_the_review_and_publishes_it(
             "NotOK",
         )
         token.write_text("another token than the daemon's\n")
+        offer = _run(["calibrate", "--recipe", "blur", "--with-reviews", "--config", str(config), "--json"])
+        assert (offer, json.loads(capsys.readouterr().out)["changedCount"]) == (0, 1)  # while the line runs
         token.write_text("another-token-of-20-signs\n")
         assert review("--result", one, "--evaluation", "NotOK")[0] == 78
         assert daemon.stop()[0] == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -128,6 +129,19 @@ def test_a_frame_that_changed_or_went_is_said_and_nothing_is_kept(site: Site) ->
     assert "gone" in site.review(second, "OK").json()["frameWhy"]
     assert list((site.settings.paths.state / "reviewed").iterdir()) == []
     assert site.review(third, "NotOK", "").json()["frameKept"] is True  # a confirmed defect
+
+
+def test_what_took_the_place_of_a_frame_is_never_waited_for(site: Site) -> None:
+    frame_of(site.folder, 4).unlink()
+    os.mkfifo(frame_of(site.folder, 4))
+    assert site.review(site.ids("NotOK")[0], "OK").json()["frameKept"] is False
+
+
+def test_a_full_disk_costs_the_copy_and_not_the_review(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge.record.evidence.free_bytes", lambda root: 1000)
+    one = site.ids("NotOK")[0]
+    assert "room" in site.review(one, "OK").json()["frameWhy"]
+    assert len(site.store.reviews_of([one])[one]) == 1
 
 
 def test_a_good_frame_that_is_confirmed_is_not_kept(site: Site) -> None:
