@@ -181,9 +181,11 @@ def run(config: Config = None) -> None:
     """The daemon: inspect what the sources bring until SIGTERM; SIGHUP reloads the configuration."""
     from edge import config as configuration
     from edge.observe import log as logging
+    from edge.observe.journal import SOCKET, goes_to_journal
 
     settings = configuration.load(configuration.find(config))
-    logging.configure(settings.log.level, sys.stderr, json=not sys.stderr.isatty())
+    journal = SOCKET if goes_to_journal(sys.stderr, os.environ) else None
+    logging.configure(settings.log.level, sys.stderr, json=not sys.stderr.isatty(), journal=journal)
     from edge.check import check_sources
     from edge.daemon import Daemon
     from edge.heap import steady_heap

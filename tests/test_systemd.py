@@ -73,6 +73,25 @@ def test_the_unit_is_hardened_with_a_broker_elsewhere(analyze: str, tmp_path: Pa
     assert _exposure(analyze, _with_network(tmp_path)) <= MOST_EXPOSURE
 
 
+def test_sysusers_and_tmpfiles_are_taken(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    for tool, name, more in (
+        ("systemd-sysusers", "edge.sysusers", []),
+        ("systemd-tmpfiles", "edge.tmpfiles", ["--create"]),
+    ):
+        if shutil.which(tool) is None:
+            _missing(f"needs {tool} (apt-get install systemd)")
+        command = [tool, f"--root={tmp_path}", *more, UNIT.parent / name]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "Failed" not in done.stderr
+    assert "edge-frames:" in (tmp_path / "etc/group").read_text()
+    assert (tmp_path / "etc/edge").is_dir()
+    assert (
+        "SupplementaryGroups=edge-frames" in (UNIT.parent / "edge.service.d/frames.conf.example").read_text()
+    )
+
+
 def test_a_hang_is_noticed_and_ended_soon() -> None:
     text = UNIT.read_text()
     (watchdog,) = lines(text, "WatchdogSec")

@@ -8,21 +8,23 @@ from typing import IO, Any
 import structlog
 
 from edge.errors import EdgeError
+from edge.observe.journal import JournalHandler
 
 OTHER_LIBRARIES_LEVEL = logging.WARNING  # uvicorn, paho, watchdog and the like
 _OURS = "edge"  # the name of our handler on the root logger
 
 
-def configure(level: str, stream: IO[str], *, json: bool) -> None:
+def configure(level: str, stream: IO[str], *, json: bool, journal: str | None = None) -> None:
     """Set up logging for the whole process; calling it again replaces what was there.
 
     Args:
         level: debug, info, warning or error.
         stream: where lines go, usually stderr.
         json: one JSON object a line; else for people, coloured if `stream` is a terminal.
+        journal: the socket of systemd's journal, which then has every line in fields instead.
     """
     threshold = getattr(logging, level.upper())
-    shared = _shared_processors(json)
+    shared = _shared_processors(json or journal is not None)
     to_formatter = structlog.stdlib.ProcessorFormatter.wrap_for_formatter
     structlog.configure(
         processors=[*shared, to_formatter],
@@ -34,9 +36,12 @@ def configure(level: str, stream: IO[str], *, json: bool) -> None:
         foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _renderer(stream, json)],
     )
-    handler = logging.StreamHandler(stream)
+    handler: logging.Handler = (
+        logging.StreamHandler(stream) if journal is None else JournalHandler(stream, journal)
+    )
     handler.set_name(_OURS)
-    handler.setFormatter(formatter)
+    if journal is None:
+        handler.setFormatter(formatter)
     root = logging.getLogger()
     root.handlers = [other for other in root.handlers if other.get_name() != _OURS] + [handler]
     root.setLevel(max(threshold, OTHER_LIBRARIES_LEVEL))
