@@ -140,8 +140,8 @@ def _outcome(settings: Settings, recipe: str, made: Proposal, done: Mapping[str,
     if not made.changes:
         rate = f"{made.before.false_reject:.1%}"
         return [
-            f"no threshold would change: no more frames were called good than the {rate} that may be "
-            "rejected; for a lower rate calibrate with good frames and --false-reject"
+            "no threshold would change: what was reviewed is in it already, or no more good frames were "
+            f"rejected than the {rate} asked for; for a lower rate give good frames and --false-reject"
         ]
     if not done["accepted"]:
         return ["nothing was accepted" + ("" if made.escapes else "; add --accept to take it over")]
