@@ -103,7 +103,7 @@ class Explorer {
       h("div", { class: "mover" }, this.slider, this.number, this.raw, h("button", { type: "button", onclick: () => this.set(1) }, "Present one")),
       h("div", { class: "scroll" }, h("table", { id: "outcome", "aria-live": "polite" }, h("caption", { class: "unseen" }, "What this threshold would have done"),
         h("thead", {}, h("tr", {}, ["", "at the moved threshold", "95 % interval", "at the present one", "change"].map((name) => h("th", { scope: "col" }, name)))), this.rows)),
-      h("p", { class: "note" }, "Nothing is changed from here. Intervals: Wilson. To take over what reviews say: ", h("code", {}, `edge calibrate --recipe ${kept.recipe} --with-reviews`), ", which shows what would change before it asks."));
+      h("p", { class: "note" }, "Nothing is changed from here. Intervals: Wilson. To take over what reviews say: ", h("code", {}, `edge calibrate --recipe ${kept.recipe} --with-reviews`), ", which shows what would change; with --accept it is taken over."));
     this.set(this.threshold);
   }
 
