@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import os
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PREFIX = "opt/edge"
 INTERPRETER = f"python{sys.version_info.major}.{sys.version_info.minor}"
-MAINTAINER = "edge maintainers <edge@localhost>"
+# who builds packages for others says who they are: DEBFULLNAME and DEBEMAIL, as for debchange(1)
+MAINTAINER = (
+    f"{os.environ.get('DEBFULLNAME', 'edge')} <{os.environ.get('DEBEMAIL', 'edge@edge-inspect.invalid')}>"
+)
 EXECUTABLE, READABLE = 0o755, 0o644
 
 
@@ -77,6 +81,7 @@ def put_files(root: Path, label: str) -> None:
         systemd / "edge.tmpfiles": "usr/lib/tmpfiles.d/edge.conf",
         ROOT / "config.toml": "etc/edge/config.example.toml",
         ROOT / "README.md": "usr/share/doc/edge/README.md",
+        ROOT / "packaging/debian/lintian-overrides": "usr/share/lintian/overrides/edge",
         ROOT / "packaging/debian/copyright": "usr/share/doc/edge/copyright",
         **{page: f"usr/share/doc/edge/{page.name}" for page in (ROOT / "docs").glob("*.md")},
         **{file: f"usr/share/doc/edge/examples/{file.name}" for file in systemd.rglob("*.example")},
@@ -100,11 +105,11 @@ def put_control(root: Path, label: str, architecture: str) -> None:
     kilobytes = sum(file.lstat().st_size for file in root.rglob("*") if not file.is_dir()) // 1024
     (debian / "control").write_text(
         f"Package: edge\nVersion: {label}\nArchitecture: {architecture}\nMaintainer: {MAINTAINER}\n"
-        f"Installed-Size: {kilobytes}\nDepends: {INTERPRETER}, {INTERPRETER}-minimal, libc6, libstdc++6\n"
+        f"Installed-Size: {kilobytes}\nDepends: {INTERPRETER}, libc6, libstdc++6\n"
         "Recommends: systemd\nSuggests: mosquitto\nSection: science\nPriority: optional\n"
         "Description: inspection daemon for frames of industrial scanners\n"
-        " Frames from a scanner's folder in, verdicts on MQTT out. Learns from frames of good\n"
-        " parts only, on the machine's own CPU.\n"
+        " Frames from a scanner's folder in, verdicts on MQTT out. Learns from frames\n"
+        " of good parts only, on the machine's own CPU.\n"
     )
     (debian / "conffiles").write_text("/etc/edge/config.example.toml\n")
     for script in ("postinst", "prerm", "postrm"):

@@ -21,7 +21,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 def built(out: Path, version: str) -> Path:
     """By the command of `make deb`, but with this environment's packages used where they lie."""
-    command = [sys.executable, ROOT / "packaging/deb.py", "--out", out, "--version", version]
+    command: list[str | Path] = [
+        sys.executable,
+        ROOT / "packaging/deb.py",
+        "--out",
+        out,
+        "--version",
+        version,
+    ]
     command += ["--reuse", sysconfig.get_path("purelib")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
