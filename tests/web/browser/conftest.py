@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,15 +20,13 @@ TIMEOUT_MS = 8000
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        sync_playwright = None
-    if sync_playwright is None or not Path(CHROMIUM).exists():
+    if importlib.util.find_spec("playwright") is None or not Path(CHROMIUM).exists():
         why = f"needs playwright (pip) and {CHROMIUM} (apt-get install chromium)"
         if os.environ.get("EDGE_REQUIRE_ALL") == "1":
             pytest.fail(why)
         pytest.skip(why)
+    from playwright.sync_api import sync_playwright
+
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=ARGUMENTS)
         yield browser

@@ -36,7 +36,7 @@ def frame() -> NDArray[np.uint8]:
     """A part under light from one side, its texture, and one dark spot."""
     rng = np.random.default_rng(SEED)
     coarse = rng.normal(0, 12, (HEIGHT // 8, WIDTH // 8)).astype(np.float32)
-    picture = cv2.resize(coarse, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
+    picture = np.asarray(cv2.resize(coarse, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC), np.float32)
     picture += np.linspace(90, 170, WIDTH, dtype=np.float32)[None, :]
     picture += rng.normal(0, 6, (HEIGHT, WIDTH)).astype(np.float32)
     x, y, w, h = DEFECT

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -362,7 +363,7 @@ def test_what_a_daemon_does_not_offer_is_said(
 
 
 def test_twelve_megapixels_are_there_at_once(
-    page: Any, daemon: FakeDaemon, record_property: pytest.RecordProperty
+    page: Any, daemon: FakeDaemon, record_property: Callable[[str, object], None]
 ) -> None:
     page.goto(f"{daemon.url}/?again#/verdict/F0010")
     page.wait_for_selector("canvas.stage[data-first]")
