@@ -16,7 +16,12 @@ const WORDS = {
   truncated: ["The file ends before the picture does.", "Look at the scanner's transfer; it should rename files into place when whole."],
   unsupported_format: ["The file is in a format that is not read.", "See the list of formats; set the scanner to one of them."],
   name_unmatched: ["The file's name does not say which part and view it is.", "Mend template or pattern of the source in config.toml."],
-  frame_not_decidable: ["A view of this part could not be judged.", "Open that view."],
+  view_not_ok: ["A view of this part is not OK.", "Open that view."],
+  view_not_decidable: ["A view of this part could not be judged.", "Open that view."],
+  view_repeated: ["A view of this part came more than once; the worse counts.", "Look whether names of parts are unique."],
+  decoder_crashed: ["The file made its reader crash.", "Keep the file, and look at it with another program."],
+  decoder_timeout: ["Reading the file took too long.", "Look at its size, and at the machine's load."],
+  too_large: ["The picture has more pixels than are allowed.", "Raise the limit in config.toml if it is meant."],
   views_missing: ["Views of this part did not come in time.", "Look whether the scanner takes them all; part_timeout_s in config.toml says how long is waited."],
   engine_lost: ["The engine stopped while it looked at this frame.", "Run edge doctor --gpu."],
 };
