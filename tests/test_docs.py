@@ -1,7 +1,7 @@
 """Every command of the task pages is run as a reader would, in their order, in one site folder.
 
 Blocks fenced as `sh` run; one that needs what a test cannot have is fenced as `sh needs WHAT`, and WHAT is
-one of those below. Minutes of learning are shortened; nothing else is.
+one of those below. Minutes and parts of learning are fewer; nothing else is changed.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ def blocks(name: str) -> list[tuple[str, str]]:
 def run_here(name: str) -> str:
     """A page's commands that need nothing more, as one script."""
     script = "\n".join(body for needs, body in blocks(name) if not needs)
-    return re.sub(r"--minutes [\d.]+", "--minutes 0.3", script)
+    script = re.sub(r"--minutes [\d.]+", "--minutes 0.2", script)
+    return re.sub(r"--parts [3-9]\d\b", "--parts 16", script)
 
 
 @pytest.mark.parametrize("name", [*PAGES, "README"])
