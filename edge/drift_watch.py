@@ -38,7 +38,7 @@ class Scored(NamedTuple):
     """A stored score; normalised."""
 
     view: str | None
-    part: str | None
+    part: str | None  # with its batch: numbers may begin anew in each
     unix_s: float
     score: float
 
@@ -125,7 +125,8 @@ class DriftWatch:
             view = self._view(verdict.recipe, who.view, calibration)
             if view is None:
                 return
-            row = Scored(who.view, who.part, verdict.created_unix_s, float(normalised))
+            part = None if who.part is None else f"{who.batch or ''}\n{who.part}"
+            row = Scored(who.view, part, verdict.created_unix_s, float(normalised))
             view.recent.append(row.score)
             view.window.append(row)
             _add_to_base(view, row)

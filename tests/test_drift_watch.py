@@ -46,26 +46,33 @@ class Rig:
             DriftRule(), WINDOW_S, meter=self.metrics, log=self.log, clock=self.clock, unix_clock=self.clock
         )
 
-    def verdict(self, score: float | None, part: str | None = None, *, historical: bool = False) -> Verdict:
+    def verdict(
+        self,
+        score: float | None,
+        part: str | None = None,
+        *,
+        batch: str | None = None,
+        historical: bool = False,
+    ) -> Verdict:
         self._count += 1
         evaluation: Evaluation = "OK"
         payload = {
             "score": score, "isHistorical": historical, "image": {"sha256": "", "path": "x"},
             "model": {"calibration_sha256": self.calibration.digest},
         }  # fmt: skip
-        identity = Identity(part=part, view="1")
+        identity = Identity(part=part, view="1", batch=batch)
         return Verdict(f"{self._count:026d}", "frame", "r", evaluation, identity, self.clock(), payload)
 
     def see(
         self, count: int, shift: float = 0.0, *, every_s: float = 1.0, mean: float = 0.5,
-        store: Store | None = None, part: str | None = None,
+        store: Store | None = None, part: str | None = None, batch: str | None = None,
     ) -> dict[str, Any]:  # fmt: skip
         limits = self.calibration.of("1")
         assert limits is not None
         for z in self._rng.standard_normal(count) + shift:
             self.clock.advance(every_s)
             raw = 0.02 * float(np.exp(0.3 * z))
-            verdict = self.verdict(raw / limits.threshold, part)
+            verdict = self.verdict(raw / limits.threshold, part, batch=batch)
             score = Score(raw, np.zeros((8, 8), np.float32), {}, (0, 0, 1, 1), mean, 0.1)
             if store is not None:
                 with store.transaction():
@@ -122,6 +129,17 @@ def test_memory_is_bounded(rig: Rig) -> None:
 def test_frames_of_one_part_count_once(rig: Rig) -> None:
     said = rig.see(200, part="P1")
     assert (said["state"], said["frames"]) == ("too_few", 1)
+
+
+def test_a_part_of_another_batch_is_another_part_after_a_restart_too(rig: Rig, tmp_path: Path) -> None:
+    store = Store(tmp_path / "db")
+    for batch in ("B1", "B2", "B3"):
+        said = rig.see(2, part="P1", batch=batch, store=store)
+    assert said["frames"] == 3
+    rig.watch = rig.fresh()
+    rig.watch.restore(store, "r", rig.calibration)
+    assert rig.see(1, part="P1", batch="B4")["frames"] == 4
+    store.close()
 
 
 def test_frames_without_a_score_or_from_the_archive_say_nothing(rig: Rig) -> None:

@@ -282,12 +282,13 @@ class Store:
     def scores(
         self, recipe: str, calibration: str, since_unix_s: float, limit: int, *, newest: bool
     ) -> list[tuple[str | None, str | None, float, float]]:
-        """(view, part, created, normalised score) of frames judged by a calibration since then.
+        """(view, batch and part, created, normalised score) of frames judged by a calibration since then.
 
         From the oldest or from the newest on; `limit` is of frames of the recipe, by whatever calibration.
         """
         rows = self._rows(
-            "SELECT view, part, created_unix_s, json_extract(payload, '$.score', "
+            "SELECT view, coalesce(batch, '') || char(10) || part, created_unix_s, "
+            "json_extract(payload, '$.score', "
             "'$.model.calibration_sha256', '$.isHistorical') FROM verdicts "
             "WHERE type = 'frame' AND recipe = ? AND created_unix_s >= ? "
             f"ORDER BY created_unix_s {'DESC' if newest else ''} LIMIT ?",

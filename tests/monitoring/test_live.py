@@ -28,7 +28,9 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
     make_recipe(folder)
     broker = Mosquitto(folder / "broker").start()
     port = free_port()
-    daemon = DaemonProcess(write_config(folder, broker.port, port), port).ready()
+    config = write_config(folder, broker.port, port)
+    config.write_text(config.read_text() + "[drift]\nmin_frames = 20\n")
+    daemon = DaemonProcess(config, port).ready()
     stop = threading.Event()
     feeding = threading.Thread(target=feed, args=(folder, stop))
     server = Prometheus(folder / "prometheus", port, MONITORING / "alerts.yml")
@@ -66,6 +68,9 @@ def has_run(server: Prometheus) -> bool:
         "count_over_time(edge_intake_rejected_total[1m]) > 5",
         "edge_outbox_delivered_total > 50",
         "edge_nqi > 0",
+        "edge_drift_alarm >= 0",
+        "edge_false_reject_forecast_ratio >= 0",
+        "edge_picture_margin_ratio >= 0",
         "count_over_time(edge_ready[1m]) >= 20",
     )
     return all(server.query(one) for one in wanted)
@@ -94,4 +99,4 @@ def test_the_choices_of_the_dashboards_have_values(prometheus: Prometheus) -> No
 def test_a_line_that_runs_well_is_not_alerted_of(prometheus: Prometheus) -> None:
     firing = {series["metric"]["alertname"] for series in prometheus.query('ALERTS{alertstate="firing"}')}
     # files are set aside on purpose, and frames that no calibration ever saw come by the dozen
-    assert firing <= {"EdgeFilesSetAside", "EdgeScoresDrift", "EdgeBatchOutOfControl"}
+    assert firing <= {"EdgeFilesSetAside", "EdgeScoresDrift", "EdgeBatchOutOfControl", "EdgeDriftAlarm"}
