@@ -84,6 +84,8 @@ $(INSTALLED): pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(INSTALLED_DEV): pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(VENV)/bin/python -m pip install -q -c constraints.txt -e '.[dev]'
+	# an independent Sparkplug host for tests; it wants paho-mqtt 1, edge 2: a folder of its own
+	$(VENV)/bin/python -m pip install -q --upgrade --no-deps --target $(VENV)/sparkplug pysparkplug==0.6.1 paho-mqtt==1.6.1
 	@touch $@
 
 # dist/edge_VERSION_ARCH.deb, all in one: for the Debian release, and the Python, of the machine that builds it

@@ -33,6 +33,7 @@ from edge.publish.fields import Selected, Selection
 from edge.publish.jsonl import FileReceiver
 from edge.publish.mqtt import MqttSink
 from edge.publish.outbox import Delivery
+from edge.publish.sparkplug import BirthCount, SparkplugSink
 from edge.publish.threaded import Receiver, ThreadedSink
 from edge.publish.webhook import WebhookReceiver, read_secret
 from edge.recipes import open_on_cpu
@@ -53,7 +54,8 @@ FAULTS = "fault.log"  # what the interpreter says as it dies of a fault in nativ
 STUCK_AFTER_TIMEOUTS = 2.0
 STUCK_SLACK_S = 20.0  # a worker that has to be started, or does not take its job
 KINDS = ("frame", "part", "review")  # of what the outbox holds
-MQTT = "mqtt"  # the sink's name in outbox and metrics
+MQTT, SPARKPLUG = "mqtt", "sparkplug"  # these sinks' names in outbox and metrics
+BIRTHS = "sparkplug-bdseq"  # the number of the last connection
 
 
 @dataclass(slots=True)
@@ -190,7 +192,8 @@ def announce(feed: Feed, verdict: Verdict) -> None:
 
 def sinks(settings: Settings) -> tuple[str, ...]:
     """Whom verdicts wait for."""
-    return (*((MQTT,) if settings.mqtt.enabled else ()), *(sink.name for sink in settings.sink))
+    fixed = ((MQTT, settings.mqtt.enabled), (SPARKPLUG, settings.sparkplug.enabled))
+    return (*(name for name, enabled in fixed if enabled), *(sink.name for sink in settings.sink))
 
 
 def wake_all(deliveries: Sequence[Delivery]) -> None:
@@ -277,11 +280,33 @@ def _deliveries(
             name=MQTT,
         )
         made.append((Selected(sink, KINDS, Selection.of(settings.mqtt.fields)), wake))
+    if settings.sparkplug.enabled:
+        wake = threading.Event()
+        made.append((_sparkplug(settings, describe, wake, log), wake))
     for one in settings.sink:
         wake = threading.Event()
         threaded = ThreadedSink(one.name, _receiver_of(one), wake=wake, log=log)
         made.append((Selected(threaded, one.kinds, Selection.of(one.fields)), wake))
     return [Delivery(sink, store, wake=wake, meter=metrics, log=log) for sink, wake in made]
+
+
+def _sparkplug(
+    settings: Settings, describe: Callable[[], Mapping[str, Any]], wake: threading.Event, log: Any
+) -> Sink:
+    asked = settings.sparkplug
+    return SparkplugSink(
+        asked.broker(settings.mqtt),
+        group=asked.group_id,
+        node=asked.edge_node_id or settings.station.name,
+        primary_host=asked.primary_host_id,
+        info=describe,
+        select=Selection.of(asked.fields).apply,
+        count=BirthCount(settings.paths.state / BIRTHS),
+        wake=wake,
+        log=log,
+        environ=os.environ,
+        name=SPARKPLUG,
+    )
 
 
 def _receiver_of(sink: FileSink | WebhookSink) -> Callable[[], Receiver]:

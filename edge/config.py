@@ -10,7 +10,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -224,6 +224,31 @@ class Mqtt(_Table):
         return self
 
 
+class Sparkplug(_Table):
+    """Verdicts as Sparkplug B 3.0, beside or instead of [mqtt]; each recipe is a device of the edge node."""
+
+    enabled: bool = False  # true: verdicts go there as well
+    group_id: TopicLevel = "edge"  # of all topics: spBv1.0/GROUP/…
+    edge_node_id: TopicLevel | None = None  # left out: the station's name
+    primary_host_id: TopicLevel | None = None  # verdicts wait while this host application is offline
+    host: str | None = None  # of the broker; left out: that of [mqtt], with its user, password and TLS
+    port: int | None = Field(None, gt=0, lt=65536)  # left out: that of [mqtt], or 1883 where a host is given
+    protocol: Literal[5, 311] | None = None  # left out: that of [mqtt]
+    username: str | None = None  # at that broker
+    password_file: Path | None = None  # as mqtt.password_file
+    tls: Tls | None = None
+    fields: Fields = ()  # as mqtt.fields
+
+    def broker(self, mqtt: Mqtt) -> Mqtt:
+        """Where to connect: what is left out is that of [mqtt], whose secrets stay at its own broker."""
+        same = mqtt if self.host is None else Mqtt(protocol=mqtt.protocol, keepalive_s=mqtt.keepalive_s)
+        said = {
+            key: getattr(self, key)
+            for key in ("host", "port", "protocol", "username", "password_file", "tls")
+        }
+        return same.model_copy(update={key: value for key, value in said.items() if value is not None})
+
+
 class _Sink(_Table):
     name: Label  # in metrics, the log, and the outbox
     kinds: tuple[Literal["frame", "part", "review"], ...] = ("frame", "part", "review")  # what is sent
@@ -361,6 +386,7 @@ class Settings(_Table):
     recipe: dict[Label, Recipe] = {}
     runtime: Runtime = Runtime()
     mqtt: Mqtt = Mqtt()
+    sparkplug: Sparkplug = Sparkplug()
     sink: tuple[SinkSettings, ...] = ()
     http: Http = Http()
     evidence: Evidence = Evidence()
@@ -451,6 +477,7 @@ def _validated(path: Path, text: str, data: dict[str, Any], digest: str) -> Sett
                 for name, recipe in settings.recipe.items()
             },
             "mqtt": _absolute_secrets(settings.mqtt, base),
+            "sparkplug": _absolute_secrets(settings.sparkplug, base),
             "sink": tuple(_absolute_sink(sink, base) for sink in settings.sink),
             "security": _absolute_keys(settings.security, base),
             "http": settings.http.model_copy(
@@ -469,12 +496,15 @@ def _absolute_keys(security: Security, base: Path) -> Security:
     )
 
 
-def _absolute_secrets(mqtt: Mqtt, base: Path) -> Mqtt:
+_Broker = TypeVar("_Broker", Mqtt, Sparkplug)
+
+
+def _absolute_secrets(broker: _Broker, base: Path) -> _Broker:
     def absolute(path: Path | None) -> Path | None:
         return None if path is None else base / path
 
-    tls = mqtt.tls and Tls(**{key: absolute(value) for key, value in mqtt.tls.model_dump().items()})
-    return mqtt.model_copy(update={"password_file": absolute(mqtt.password_file), "tls": tls})
+    tls = broker.tls and Tls(**{key: absolute(value) for key, value in broker.tls.model_dump().items()})
+    return broker.model_copy(update={"password_file": absolute(broker.password_file), "tls": tls})
 
 
 def _absolute_sink(sink: FileSink | WebhookSink, base: Path) -> FileSink | WebhookSink:

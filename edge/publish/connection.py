@@ -64,12 +64,13 @@ class Acked:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Somebody asks on `…/request/NAME`."""
+    """A message on a topic that is subscribed to, such as `…/request/NAME`."""
 
     topic: str
     body: bytes
     response_topic: str = ""
     correlation: bytes | None = None
+    retained: bool = False  # it may be old
 
 
 Event = Up | Down | Acked | Request
@@ -77,12 +78,13 @@ Event = Up | Down | Acked | Request
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """What is to be published, always QoS 1."""
+    """What is to be published."""
 
     topic: str
     body: bytes
     retain: bool = False
     correlation: bytes | None = None
+    qos: int = 1
 
 
 def read_password(file: Path | None, environ: Mapping[str, str]) -> str | None:
@@ -130,6 +132,7 @@ class Connection:
         will: Publication | None,
         environ: Mapping[str, str],
         wake: threading.Event,
+        content_type: str = "application/json",
     ) -> None:
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._settings = settings
@@ -144,7 +147,9 @@ class Connection:
             protocol=MQTTProtocolVersion.MQTTv5 if self._v5 else MQTTProtocolVersion.MQTTv311,
             reconnect_on_failure=False,
         )
-        self._properties = _json_properties() if self._v5 else None  # they take longer than a publication
+        self._content_type = content_type
+        # they take longer than a publication
+        self._properties = _properties(content_type) if self._v5 else None
         self._closing = threading.Event()
         self._trouble = ""  # what paho said last went wrong
 
@@ -156,18 +161,24 @@ class Connection:
         """Hand over to paho; the message id that its `Acked` will carry, or None: not taken."""
         properties = self._properties
         if self._v5 and publication.correlation is not None:
-            properties = _json_properties()
+            properties = _properties(self._content_type)
             properties.CorrelationData = publication.correlation
         try:
             info = self._client.publish(
-                publication.topic, publication.body, qos=1, retain=publication.retain, properties=properties
+                publication.topic,
+                publication.body,
+                qos=publication.qos,
+                retain=publication.retain,
+                properties=properties,
             )
         except ValueError:
             return None
         return info.mid if info.rc == MQTTErrorCode.MQTT_ERR_SUCCESS else None
 
-    def subscribe(self, topic: str) -> None:
-        self._client.subscribe(topic, qos=1)
+    def subscribe(self, topic: str) -> int | None:
+        """The message id that its `Acked` will carry, or None: not taken."""
+        code, mid = self._client.subscribe(topic, qos=1)
+        return mid if code == MQTTErrorCode.MQTT_ERR_SUCCESS else None
 
     def disconnect(self) -> None:
         """Say DISCONNECT, so that the broker keeps the will to itself; `Down` follows."""
@@ -260,7 +271,7 @@ class Connection:
         self, _c: Client, _u: object, mid: int, reasons: list[ReasonCode], properties: Properties | None
     ) -> None:
         failures = [_why(reason, properties) for reason in reasons if reason.is_failure]
-        self._put(Acked(mid, f"subscription to requests: {failures[0]}" if failures else ""))
+        self._put(Acked(mid, f"subscription: {failures[0]}" if failures else ""))
 
     def _on_log(self, _c: Client, _u: object, level: int, text: str) -> None:
         """A broker that does not take our certificate says so in TLS, which paho tells only its log."""
@@ -268,16 +279,16 @@ class Connection:
             self._trouble = text
 
     def _on_message(self, _c: Client, _u: object, message: MQTTMessage) -> None:
-        if message.retain:  # a command that lies around is not a command
-            return
         response_topic = getattr(message.properties, "ResponseTopic", "")
         correlation = getattr(message.properties, "CorrelationData", None)
-        self._put(Request(message.topic, bytes(message.payload), response_topic, correlation))
+        body, retained = bytes(message.payload), message.retain
+        self._put(Request(message.topic, body, response_topic, correlation, retained))
 
 
-def _json_properties() -> Properties:
+def _properties(content_type: str) -> Properties:
     properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]  # paho's gap
-    properties.ContentType = "application/json"
+    if content_type:
+        properties.ContentType = content_type
     return properties
 
 

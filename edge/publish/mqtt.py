@@ -182,7 +182,7 @@ class MqttSink:
                 self._came_up(event, now_s)
             case Acked():
                 self._acknowledge(event)
-            case Request():
+            case Request() if not event.retained:  # a command that lies around is not a command
                 self._requests.append(event)
             case Down(why):
                 self._drop(why, now_s)

@@ -10,7 +10,18 @@ import pytest
 import structlog
 
 from tests.brokers import Mosquitto, require_mosquitto
-from tests.publish.rigs import FileRig, HttpServer, MemoryRig, MqttRig, Rig, Subscriber, WebhookRig, new_sink
+from tests.publish.rigs import (
+    FileRig,
+    HttpServer,
+    MemoryRig,
+    MqttRig,
+    Rig,
+    SparkplugRig,
+    Subscriber,
+    WebhookRig,
+    new_sink,
+    new_sparkplug,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +51,7 @@ def subscriber(broker: Mosquitto) -> Iterator[Subscriber]:
     subscriber.close()
 
 
-@pytest.fixture(params=["memory", "mqtt-5", "mqtt-311", "webhook", "file"])
+@pytest.fixture(params=["memory", "mqtt-5", "mqtt-311", "webhook", "file", "sparkplug"])
 def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
     if request.param == "memory":
         yield MemoryRig()
@@ -59,6 +70,13 @@ def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
         server.stop()
         return
     broker: Mosquitto = request.getfixturevalue("broker")
+    if request.param == "sparkplug":
+        host = Subscriber(broker.port, "spBv1.0/#")
+        node = new_sparkplug(broker.port, request.getfixturevalue("tmp_path"))
+        yield SparkplugRig(broker, node, host)  # type: ignore[arg-type]
+        node.close(1.0)
+        host.close()
+        return
     subscriber: Subscriber = request.getfixturevalue("subscriber")
     sink = new_sink(broker.port, protocol=5 if request.param == "mqtt-5" else 311)
     yield MqttRig(broker, sink, subscriber)

@@ -22,6 +22,8 @@ from edge.publish import Message, Settled, Sink
 from edge.publish.jsonl import FileReceiver
 from edge.publish.memory import MemorySink
 from edge.publish.mqtt import MqttSink
+from edge.publish.sparkplug import BirthCount, SparkplugSink
+from edge.publish.sparkplug_payload import _payload_class
 from edge.publish.threaded import ThreadedSink
 from edge.publish.webhook import WebhookReceiver
 from tests.brokers import Mosquitto, until
@@ -31,7 +33,7 @@ ROOT = f"edge/{STATION}"
 
 
 def message(row_id: int) -> Message:
-    body = json.dumps({"resultId": f"R{row_id}"}).encode()
+    body = json.dumps({"resultId": f"R{row_id}", "recipeId": "bracket"}).encode()
     return Message(row_id, "frame", f"R{row_id}", body)
 
 
@@ -130,6 +132,23 @@ class MqttRig:
     def refuse(self, yes: bool) -> None:
         allowed = "".join(f"topic write {ROOT}/{name}\n" for name in ("available", "info", "state"))
         self.broker.set_acl("topic read #\n" + allowed if yes else "")
+
+
+class SparkplugRig(MqttRig):
+    """Its subscriber is on spBv1.0/#."""
+
+    sink: SparkplugSink  # type: ignore[assignment]
+
+    def received(self) -> list[str]:
+        found = []
+        for one in list(self.subscriber.messages):
+            if "/DDATA/" in one.topic:
+                payload = _payload_class().FromString(one.payload)
+                found += [m.string_value for m in payload.metrics if m.name == "frame/resultId"]
+        return found
+
+    def refuse(self, yes: bool) -> None:
+        raise NotImplementedError("at QoS 0 a broker has no word for it")
 
 
 class HttpServer:
@@ -306,3 +325,20 @@ def new_sink(port: int, **kwargs: Any) -> MqttSink:
         "jitter": lambda: 0.0,
     }
     return MqttSink(Mqtt(port=port, **fields), **(defaults | kwargs))
+
+
+def new_sparkplug(port: int, folder: Path, **kwargs: Any) -> SparkplugSink:
+    """An edge node for the broker on `port`; `folder` keeps its bdSeq."""
+    defaults: dict[str, Any] = {
+        "group": "plant",
+        "node": STATION,
+        "primary_host": None,
+        "info": lambda: {"version": "1", "recipes": {"bracket": {"bundle": "bracket"}}},
+        "count": BirthCount(folder / "bdseq"),
+        "wake": threading.Event(),
+        "log": structlog.get_logger(),
+        "environ": {},
+        "jitter": lambda: 0.0,
+    }
+    broker = Mqtt(port=port, protocol=kwargs.pop("protocol", 5))
+    return SparkplugSink(broker, **(defaults | kwargs))
