@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from edge.config import FileSink, Settings, Tls, is_loopback
+from edge.config import FileSink, Mqtt, Settings, Sparkplug, Tls, is_loopback
 from edge.errors import ConfigError, EdgeError
 from edge.publish.webhook import read_secret
 from edge.recipes import check_state, open_recipe
@@ -54,6 +54,14 @@ def notes(settings: Settings) -> list[str]:
             f"mqtt.host = {mqtt.host!r} without [mqtt.tls]: {what} cross the network in clear, and anybody "
             "on it may pretend to be the broker"
         )
+    asked = settings.sparkplug
+    broker = asked.broker(mqtt)
+    said = mqtt.enabled and asked.host is None
+    if asked.enabled and not said and broker.tls is None and not is_loopback(broker.host):
+        found.append(
+            f"[sparkplug] to {broker.host!r} without TLS: verdicts cross the network in clear, and anybody "
+            "on it may pretend to be the broker"
+        )
     if http.enabled and not http.on_loopback:
         found.append(
             f"http.listen = {http.listen!r}: the page, and its token, cross the network in clear; better "
@@ -75,14 +83,19 @@ def notes(settings: Settings) -> list[str]:
 
 def secret_files(settings: Settings) -> dict[str, Path]:
     """Files whose contents nobody else may know, by the key that names them."""
-    tls = settings.mqtt.tls or Tls()
+    of_brokers = _files_of("mqtt", settings.mqtt) | _files_of("sparkplug", settings.sparkplug)
     named = {
-        "mqtt.password_file": settings.mqtt.password_file,
-        "mqtt.tls.key_file": tls.key_file,
+        **{key: file for key, file in of_brokers.items() if key.endswith(("password_file", "key_file"))},
         "http.token_file": settings.http.token_file,
         **{f"sink {one.name} secret_file": getattr(one, "secret_file", None) for one in settings.sink},
     }
     return {key: file for key, file in named.items() if file is not None}
+
+
+def _files_of(table: str, broker: Mqtt | Sparkplug) -> dict[str, Path | None]:
+    tls = broker.tls or Tls()
+    files = {f"{table}.tls.{key}": getattr(tls, key) for key in ("ca_file", "cert_file", "key_file")}
+    return {f"{table}.password_file": broker.password_file, **files}
 
 
 def _is_public(file: Path) -> bool:
@@ -106,19 +119,20 @@ def check_sources(settings: Settings) -> None:
 
 
 def check_secrets(settings: Settings) -> None:
-    """Files that [mqtt] names, read as the connection will.
+    """Files that [mqtt] and [sparkplug] name, read as the connection will.
 
     Raises:
         ConfigError: one is missing or cannot be read.
     """
-    tls = settings.mqtt.tls or Tls()
-    named = {
-        "mqtt.password_file": settings.mqtt.password_file,
-        **{f"mqtt.tls.{key}": getattr(tls, key) for key in ("ca_file", "cert_file", "key_file")},
-    }
+    mqtt, sparkplug = settings.mqtt, settings.sparkplug
+    named: dict[str, Path | None] = {}
+    if mqtt.enabled or (sparkplug.enabled and sparkplug.host is None):
+        named |= _files_of("mqtt", mqtt)
+    if sparkplug.enabled:
+        named |= _files_of("sparkplug", sparkplug)
     for key, file in named.items():
         try:
-            if file is not None and settings.mqtt.enabled:
+            if file is not None:
                 file.read_bytes()
         except OSError as error:
             raise ConfigError(

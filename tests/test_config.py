@@ -210,3 +210,22 @@ def test_two_sources_over_the_same_frames_are_refused(tmp_path: Path) -> None:
 
 def test_a_source_that_includes_nothing_is_refused(tmp_path: Path) -> None:
     assert "include" in str(refused(tmp_path, GOOD.replace('name = "sem"', 'name = "sem"\ninclude = []')))
+
+
+def test_sparkplug_takes_the_broker_of_mqtt_but_its_secrets_only_there(tmp_path: Path) -> None:
+    text = GOOD.replace("[mqtt.tls]", '[mqtt]\nhost = "plant"\nport = 8883\nusername = "edge"\n[mqtt.tls]')
+    same = config.load(write(tmp_path, text + "[sparkplug]\nenabled = true\n"))
+    broker = same.sparkplug.broker(same.mqtt)
+    assert (broker.host, broker.port, broker.username) == ("plant", 8883, "edge")
+    assert broker.tls == same.mqtt.tls
+    other = config.load(write(tmp_path, text + '[sparkplug]\nhost = "scada"\npassword_file = "secret"\n'))
+    broker = other.sparkplug.broker(other.mqtt)
+    assert (broker.host, broker.port, broker.username, broker.tls) == ("scada", 1883, None, None)
+    assert broker.password_file == tmp_path / "secret"
+
+
+@pytest.mark.parametrize("key", ["group_id", "edge_node_id", "primary_host_id"])
+@pytest.mark.parametrize("value", ["", "a/b", "+", "a#"])
+def test_sparkplug_names_are_topic_levels(tmp_path: Path, key: str, value: str) -> None:
+    error = refused(tmp_path, GOOD + f'[sparkplug]\n{key} = "{value}"\n')
+    assert f"sparkplug.{key}" in error.message

@@ -242,3 +242,15 @@ def test_secrets_that_everybody_can_read_are_noted(tmp_path: Path) -> None:
     assert leaks(note) == []
     (tmp_path / "secret").chmod(0o640)
     assert notes(settings) == []
+
+
+def test_sparkplug_in_clear_and_its_secrets_are_noted(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    (tmp_path / "secret").write_text(PASSWORD)
+    (tmp_path / "secret").chmod(0o644)
+    text = '[mqtt]\nenabled = false\n[sparkplug]\nenabled = true\nhost = "scada"\n'
+    file.write_text(text + 'password_file = "secret"\n')
+    found = notes(config.load(file))
+    assert any("[sparkplug]" in note and "in clear" in note for note in found)
+    assert any("sparkplug.password_file" in note and "chmod" in note for note in found)
+    assert leaks("\n".join(found)) == []

@@ -73,7 +73,7 @@ def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
     if request.param == "sparkplug":
         host = Subscriber(broker.port, "spBv1.0/#")
         node = new_sparkplug(broker.port, request.getfixturevalue("tmp_path"))
-        yield SparkplugRig(broker, node, host)  # type: ignore[arg-type]
+        yield SparkplugRig(broker, node, host)
         node.close(1.0)
         host.close()
         return

@@ -110,9 +110,9 @@ class MemoryRig:
 
 
 class MqttRig:
-    def __init__(self, broker: Mosquitto, sink: MqttSink, subscriber: Subscriber) -> None:
+    def __init__(self, broker: Mosquitto, sink: MqttSink | SparkplugSink, subscriber: Subscriber) -> None:
         self.broker = broker
-        self.sink = sink
+        self.sink: Sink = sink
         self.subscriber = subscriber
 
     def received(self) -> list[str]:
@@ -136,8 +136,6 @@ class MqttRig:
 
 class SparkplugRig(MqttRig):
     """Its subscriber is on spBv1.0/#."""
-
-    sink: SparkplugSink  # type: ignore[assignment]
 
     def received(self) -> list[str]:
         found = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 
 from edge.observe.metrics import Metrics
 from edge.publish import Message, Sink
+from edge.publish.fields import Selection
 from edge.publish.memory import MemoryOutbox
 from edge.publish.outbox import Delivery
 from edge.publish.sparkplug import BirthCount, SparkplugSink
@@ -51,6 +52,16 @@ def born(sink: SparkplugSink) -> SparkplugSink:
     return sink
 
 
+def stepped(sink: SparkplugSink, now_s: float, condition: Callable[[], bool]) -> None:
+    """Stepped at one moment until `condition()`."""
+
+    def done() -> bool:
+        sink.step(now_s)
+        return condition()
+
+    until(done, "stepped")
+
+
 def deliver(sink: SparkplugSink, messages: list[Message]) -> None:
     """Hand over as an outbox does, until all are delivered."""
     left = list(messages)
@@ -61,7 +72,7 @@ def deliver(sink: SparkplugSink, messages: list[Message]) -> None:
         return not left
 
     settled = settle_until(sink, lambda total: sent() and len(total.delivered) == len(messages), "delivered")
-    assert settled.lost == settled.refused == ()
+    assert (settled.lost, settled.refused) == ((), ())
 
 
 def test_birth_then_data_then_death(broker: Mosquitto, host: Host, tmp_path: Path) -> None:
@@ -122,13 +133,12 @@ def test_rebirth_is_done_on_request_and_shows_the_last_verdict(
 def test_many_requests_for_a_rebirth_are_one(broker: Mosquitto, host: Host, tmp_path: Path) -> None:
     sink = new_sparkplug(broker.port, tmp_path, rebirth_rest_s=10.0)
     clock_s = time.monotonic()
-    until(lambda: (sink.step(clock_s), sink.connected)[1], "births are out")
+    stepped(sink, clock_s, lambda: sink.connected)
     commands = Subscriber(broker.port, "spBv1.0/plant/NCMD/#")
     for _ in range(5):
         host.ask_rebirth()
     until(lambda: len(commands.messages) == 5, "all asked")
-    deliver(sink, [])
-    until(lambda: (sink.step(clock_s + 9), sink._rebirth_asked)[1], "asked")
+    stepped(sink, clock_s + 9, lambda: sink._rebirth_asked)
     assert len(host.of("NBIRTH")) == 1
     sink.step(clock_s + 10)
     sink.step(clock_s + 11)
@@ -148,7 +158,7 @@ def test_retained_command_is_no_command(broker: Mosquitto, host: Host, tmp_path:
     someone = Subscriber(broker.port, "spBv1.0/plant/NCMD/#")
     host.ask_rebirth()
     until(lambda: someone.messages, "the bytes of a request")
-    someone.publish("spBv1.0/plant/NCMD/st", someone.messages[0].payload, retain=True)
+    someone.publish("spBv1.0/plant/NCMD/st", bytes(someone.messages[0].payload), retain=True)
     until(lambda: len(someone.messages) == 2, "it lies there")
     sink = born(new_sparkplug(broker.port, tmp_path, rebirth_rest_s=0.0))
     deliver(sink, [verdict(1)])  # its proof subscribes again, so that the command comes again
@@ -259,7 +269,7 @@ def test_state_that_makes_no_sense_does_not_count(broker: Mosquitto, tmp_path: P
 def test_change_of_recipes_ends_devices_and_begins_others(
     broker: Mosquitto, host: Host, tmp_path: Path
 ) -> None:
-    info = {"recipes": {"bracket": {}, "gear": {}}}
+    info: dict[str, Any] = {"recipes": {"bracket": {}, "gear": {}}}
     sink = born(new_sparkplug(broker.port, tmp_path, info=lambda: dict(info)))
     info["recipes"] = {"bracket": {}, "lid": {}}
     step_until(sink, lambda: len(host.of("NBIRTH")) == 2 and len(host.of("DBIRTH")) == 4, "born again")
@@ -336,3 +346,57 @@ def test_row_that_is_no_verdict_is_refused_not_fatal(broker: Mosquitto, tmp_path
     deliver(sink, [verdict(2)])
     assert sink.last_error == ""
     sink.close(1.0)
+
+
+def test_broker_that_stops_answering_is_given_up(broker: Mosquitto, tmp_path: Path) -> None:
+    sink = new_sparkplug(broker.port, tmp_path, ack_timeout_s=3.0)
+    now_s = time.monotonic()
+    stepped(sink, now_s, lambda: sink.connected)
+    broker.freeze()
+    sink.send(verdict(1))
+    sink.step(now_s)
+    sink.step(now_s + 3)
+    assert sink.connected
+    sink.step(now_s + 3.1)
+    assert not sink.connected
+    assert "acknowledge" in sink.last_error
+    assert sink.settled().lost == (1,)
+    broker.thaw()
+    sink.close(1.0)
+
+
+def test_nothing_counts_as_delivered_before_the_broker_read_it(broker: Mosquitto, tmp_path: Path) -> None:
+    sink = born(new_sparkplug(broker.port, tmp_path))
+    broker.freeze()
+    sink.send(verdict(1))
+    for _ in range(50):
+        sink.step(time.monotonic())
+    assert sink.settled().delivered == ()
+    assert sink.capacity() == 19
+    broker.thaw()
+    settle_until(sink, lambda total: total.delivered == (1,), "read")
+    sink.close(1.0)
+
+
+def test_fields_that_are_left_out_are_null(broker: Mosquitto, host: Host, tmp_path: Path) -> None:
+    select = Selection.of(("-score", "-recipeId", "-reasons")).apply
+    sink = born(new_sparkplug(broker.port, tmp_path, select=select))
+    deliver(sink, [verdict(1)])
+    until(lambda: host.frames() == ["R1"], "the verdict")
+    [data] = host.of("DDATA")
+    assert data["device"] == "bracket"
+    assert data["values"]["frame/score"] is data["values"]["frame/reasons"] is None
+    assert "score" not in json.loads(data["values"]["frame/json"])
+    assert data["values"]["frame/threshold"] == 1.0
+    sink.close(1.0)
+
+
+def test_goodbye_waits_for_the_proof_of_what_was_sent(broker: Mosquitto, host: Host, tmp_path: Path) -> None:
+    sink = born(new_sparkplug(broker.port, tmp_path))
+    for row in range(20):
+        sink.send(verdict(row))
+    sink.close(5.0)
+    assert sink.settled().delivered == tuple(range(20))
+    until(lambda: host.of("NDEATH"), "death")
+    assert [message["verb"] for message in host.messages] == ["NBIRTH", "DBIRTH", *["DDATA"] * 20, "NDEATH"]
+    assert len(host.of("NDEATH")) == 1, "the broker keeps the will to itself"
