@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import jsonschema
 import pytest
+import yaml
 
-from edge.publish.schema import document
+from edge.publish.schema import asyncapi, document
 from tests.brokers import until
 from tests.e2e.conftest import Site
 from tests.e2e.test_run import arrive
 
 pytestmark = [pytest.mark.mosquitto, pytest.mark.slow]
 ROOT = Path(__file__).parents[2]
+
+
+def addresses() -> list[str]:
+    """Of the AsyncAPI document's channels, as regular expressions."""
+    channels = yaml.safe_load(asyncapi())["channels"].values()
+    return [re.sub(r"\{\w+\}", "[^/]+", channel["address"]) for channel in channels]
 
 
 def test_the_simulated_mes_finds_nothing_wrong_with_the_daemon(site: Site) -> None:
@@ -71,6 +79,8 @@ def test_whatever_is_published_is_as_its_schema_says(site: Site) -> None:
         assert bodies, topic
         for body in bodies:
             jsonschema.validate(json.loads(body), document(schema))
+    for topic in (*schemas, "available", "request/status"):
+        assert any(re.fullmatch(address, f"edge/st/{topic}") for address in addresses()), topic
     seen = {message.topic.removeprefix("edge/st/") for message in list(site.subscriber.messages)}
     assert {topic for topic in seen if not topic.startswith("request/")} == {*schemas, "available"}
     daemon.stop()

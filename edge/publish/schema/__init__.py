@@ -6,6 +6,13 @@ import json
 from importlib import resources
 from typing import Any
 
+ASYNCAPI = "asyncapi"
+
+
+def asyncapi() -> str:
+    """The AsyncAPI 3.0 document of all topics, YAML; it refers to the schemas beside it."""
+    return resources.files(__package__).joinpath(f"{ASYNCAPI}.yaml").read_text(encoding="utf-8")
+
 
 def names() -> tuple[str, ...]:
     """Of the documents that `document` gives, such as verdict-1."""
