@@ -273,6 +273,7 @@ function scored(verdict) {
 function thumbnail(verdict) {
   if (verdict.resultType === "part") return h("span", { class: "faint" }, `${verdict.views?.length ?? 0} views`);
   const stored = evidence(verdict);
+  if (!stored && !verdict.image?.width) return h("span", { class: "faint" }, "no picture"); // could not be read
   const image = h("img", { src: stored ?? picture(verdict.resultId, "original", 160), loading: "lazy", decoding: "async",
     alt: `Part ${verdict.partId ?? "–"}, view ${verdict.view ?? "–"}` });
   image.addEventListener("error", () => image.replaceWith(h("span", { class: "faint" }, "no picture")), { once: true });

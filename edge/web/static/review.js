@@ -63,7 +63,7 @@ export class Review {
     choose(evaluation);
     this.dialog.replaceChildren(form);
     this.dialog.showModal();
-    (name.value ? reason : name).focus();
+    (evaluation !== this.verdict.resultEvaluation || name.value ? reason : name).focus();
   }
 
   async send(review) {
