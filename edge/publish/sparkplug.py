@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 NAMESPACE = "spBv1.0"
 REBIRTH_REST_S = 2.0  # after a birth: hosts that start together all ask for one
+MOST_HEARD_BYTES = 65536  # of a command or a state: longer ones make no sense
 GOODBYE_S = 5.0  # for NDEATH and DISCONNECT to go out
 
 
@@ -102,7 +103,7 @@ class SparkplugSink:
         self._ack_timeout_s, self._rest_s = ack_timeout_s, rebirth_rest_s
         self._clock, self._unix_clock = clock, unix_clock
         self._backoff = Backoff(*RECONNECT_WAIT_S, jitter)
-        self._next_attempt_s = self._since_s = self._now_s = float("-inf")
+        self._next_attempt_s = self._since_s = self._left_s = self._now_s = float("-inf")
         self._error = self._refusal = self._leaving = ""  # `_leaving`: why, once NDEATH is out
         self._connection: Connection | None = None
         self._limits: Up | None = None  # None until the broker accepts us
@@ -228,6 +229,8 @@ class SparkplugSink:
                 self._came_up(event, now_s)
             case Acked():
                 self._acknowledge(event, now_s)
+            case Request() if len(event.body) > MOST_HEARD_BYTES:
+                self._log.warning("sparkplug.too_long", topic=event.topic, bytes=len(event.body))
             case Request() if event.topic == self._state:
                 self._hear_host(event.body, now_s)
             case Request() if event.topic == self._commands and not event.retained:
@@ -282,7 +285,7 @@ class SparkplugSink:
         self._die()
         if self._connection is not None:
             self._connection.disconnect()
-        self._leaving, self._since_s = why, now_s
+        self._leaving, self._left_s = why, now_s
 
     def _die(self) -> None:
         self.connected = False
@@ -314,7 +317,7 @@ class SparkplugSink:
         if self._connection is None:
             return
         asked = [*self._asked.values(), *(since_s for _, since_s in self._proofs.values())]
-        if self._leaving and now_s - self._since_s > GOODBYE_S:
+        if self._leaving and now_s - self._left_s > GOODBYE_S:
             self._drop(self._leaving, now_s)
         elif self._limits is None and now_s - self._since_s > CONNACK_TIMEOUT_S:
             self._drop(f"no answer from {self._broker.host}:{self._broker.port}", now_s)

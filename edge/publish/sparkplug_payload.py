@@ -15,8 +15,6 @@ from enum import IntEnum
 from functools import cache
 from typing import Any
 
-from google.protobuf.message import DecodeError
-
 REBIRTH = "Node Control/Rebirth"
 BD_SEQ = "bdSeq"
 SEQ_VALUES = 256  # of seq and bdSeq, which go back to 0
@@ -145,6 +143,8 @@ def encode(metrics: Iterable[Metric], unix_ms: int, seq: int | None, *, birth: b
 
 def wants_rebirth(body: bytes) -> bool:
     """Whether a command asks for births; what cannot be read asks for nothing."""
+    from google.protobuf.message import DecodeError
+
     payload = _payload_class()()
     try:
         payload.ParseFromString(body)

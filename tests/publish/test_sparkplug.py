@@ -400,3 +400,43 @@ def test_goodbye_waits_for_the_proof_of_what_was_sent(broker: Mosquitto, host: H
     until(lambda: host.of("NDEATH"), "death")
     assert [message["verb"] for message in host.messages] == ["NBIRTH", "DBIRTH", *["DDATA"] * 20, "NDEATH"]
     assert len(host.of("NDEATH")) == 1, "the broker keeps the will to itself"
+
+
+def test_command_that_is_too_long_is_not_even_read(broker: Mosquitto, host: Host, tmp_path: Path) -> None:
+    someone = Subscriber(broker.port, "spBv1.0/plant/NCMD/#")
+    host.ask_rebirth()
+    until(lambda: someone.messages, "the bytes of a request")
+    sink = born(new_sparkplug(broker.port, tmp_path, rebirth_rest_s=0.0))
+    request = bytes(someone.messages[0].payload)
+    someone.publish("spBv1.0/plant/NCMD/st", request * 10_000)
+    until(lambda: len(someone.messages) == 2, "it was sent")
+    deliver(sink, [verdict(1)])
+    deliver(sink, [verdict(2)])
+    until(lambda: host.frames() == ["R1", "R2"], "both")
+    assert len(host.of("NBIRTH")) == 1
+    someone.publish("spBv1.0/plant/NCMD/st", request)
+    step_until(sink, lambda: len(host.of("NBIRTH")) == 2, "one of the usual length counts")
+    sink.close(1.0)
+    someone.close()
+
+
+def test_absences_of_the_host_do_not_add_up_to_longer_and_longer_waits(
+    broker: Mosquitto, tmp_path: Path
+) -> None:
+    someone = Subscriber(broker.port, "spBv1.0/STATE/#")
+    sink = new_sparkplug(broker.port, tmp_path, primary_host="scada")
+    now_s = time.monotonic()
+    for number in range(1, 6):  # each time connected for a quarter of an hour
+        someone.publish(
+            "spBv1.0/STATE/scada", b'{"online": true, "timestamp": %d}' % (2 * number), retain=True
+        )
+        stepped(sink, now_s, lambda: sink.connected)
+        now_s += 900
+        someone.publish(
+            "spBv1.0/STATE/scada", b'{"online": false, "timestamp": %d}' % (2 * number + 1), retain=True
+        )
+        stepped(sink, now_s, lambda: sink._connection is None)
+        assert sink._next_attempt_s - now_s <= 0.5
+        now_s += 1
+    sink.close(1.0)
+    someone.close()
