@@ -226,7 +226,6 @@ class Connection:
             client.tls_set_context(tls_context(settings.tls))
         for callback in CALLBACKS:
             setattr(client, callback, getattr(self, f"_{callback}"))
-        client.on_socket_open = _send_at_once
         # says that writing is not for the thread that publishes: ours is woken and does it
         client.on_socket_register_write = lambda _client, _userdata, _socket: None
 
@@ -238,6 +237,17 @@ class Connection:
         properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho's gap
         properties.SessionExpiryInterval = 0
         return arguments | {"clean_start": True, "properties": properties}
+
+    def _send_at_once(self) -> None:
+        """Without it a packet behind one that nobody acknowledges (QoS 0) waits for the broker's TCP, 40 ms.
+
+        Not before the broker has accepted us: it says in TLS why it does not, and a CONNECT that comes while
+        it hangs up would have its words thrown away.
+        """
+        sock: Any = self._client.socket()
+        if sock is not None:
+            with suppress(OSError):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def _put(self, event: Event) -> None:
         self.events.put(event)
@@ -251,6 +261,7 @@ class Connection:
         if reason.is_failure:
             self._put(Down(f"{self._settings.host}:{self._settings.port} refused the connection: {reason}"))
             return
+        self._send_at_once()
         receive_maximum = getattr(properties, "ReceiveMaximum", 65535)
         self._put(Up(receive_maximum, getattr(properties, "MaximumPacketSize", UNLIMITED)))
 
@@ -284,11 +295,6 @@ class Connection:
         correlation = getattr(message.properties, "CorrelationData", None)
         body, retained = bytes(message.payload), message.retain
         self._put(Request(message.topic, body, response_topic, correlation, retained))
-
-
-def _send_at_once(_client: Client, _userdata: object, sock: Any) -> None:
-    """Without it a packet behind one that nobody acknowledges (QoS 0) waits for the broker's TCP, 40 ms."""
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _properties(content_type: str) -> Properties:
