@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -71,7 +72,7 @@ def notes(settings: Settings) -> list[str]:
         f"sink {sink.name!r}: {sink.url} without TLS: verdicts cross the network in clear"
         for sink in settings.sink
         if not isinstance(sink, FileSink)
-        and sink.url.startswith("http://")
+        and urlsplit(sink.url).scheme == "http"
         and not is_loopback(urlsplit(sink.url).hostname or "")
     ]
     return found + [
@@ -154,15 +155,15 @@ def check_sinks(settings: Settings) -> None:
             if sink.secret_file is not None:
                 read_secret(sink.secret_file)
             if sink.ca_file is not None:
-                sink.ca_file.read_bytes()
+                ssl.create_default_context(cafile=str(sink.ca_file))
         except ConfigError as error:
             raise ConfigError(
                 f"{settings.file}: sink {sink.name!r}: {error.message}", hint=error.hint
             ) from None
         except OSError as error:
             raise ConfigError(
-                f"{settings.file}: sink {sink.name!r}: {sink.ca_file}: {error.strerror}",
-                hint="put the file there, readable for the user that edge runs as, or take the key out",
+                f"{settings.file}: sink {sink.name!r}: {sink.ca_file}: {error.strerror or error}",
+                hint="put PEM certificates there, readable for the user that edge runs as, or remove the key",
             ) from None
 
 

@@ -251,7 +251,9 @@ class Sparkplug(_Table):
 
 class _Sink(_Table):
     name: Label  # in metrics, the log, and the outbox
-    kinds: tuple[Literal["frame", "part", "review"], ...] = ("frame", "part", "review")  # what is sent
+    kinds: tuple[Literal["frame", "part", "review"], ...] = Field(
+        ("frame", "part", "review"), min_length=1
+    )  # what is sent
     fields: Fields = ()  # as mqtt.fields
 
 
@@ -279,7 +281,8 @@ class WebhookSink(_Sink):
     @classmethod
     def _is_http(cls, url: str) -> str:
         parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.fragment:
+        wrong = not parts.hostname or parts.username or parts.fragment or parts.port == 0  # or it raises
+        if parts.scheme not in ("http", "https") or wrong:
             raise ValueError('expected "https://HOST[:PORT]/PATH", without user name and fragment')
         if not url.isascii() or any(c.isspace() for c in url):
             raise ValueError("only printable ASCII can be in it: write the rest as %XX")

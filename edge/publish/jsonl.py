@@ -6,6 +6,7 @@ change again. What a crash left of a line is cut off at the next start; the verd
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import time
@@ -44,7 +45,7 @@ class FileReceiver:
         self._turn(self._today())
 
     def deliver(self, messages: Sequence[Message]) -> Iterator[tuple[int, str]]:
-        if (day := self._today()) != self._day:
+        if (day := self._today()) != self._day or os.fstat(self._descriptor).st_nlink == 0:  # it was removed
             self._turn(day)
         lines = b"".join(message.body + b"\n" for message in messages)
         try:
@@ -73,9 +74,12 @@ class FileReceiver:
         file = self._file(day)
         try:
             self._descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.ftruncate(self._descriptor, whole_lines_bytes(self._descriptor))
             os.fsync(self._descriptor)
             sync_folder(self._directory)
+        except BlockingIOError:  # what one cuts off as torn, another may just be writing
+            raise UnavailableNowError(f"{file}: another sink or daemon writes into this folder") from None
         except OSError as error:
             raise UnavailableNowError(f"{file}: {error.strerror or error}") from None
         self._day = day

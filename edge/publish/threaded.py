@@ -1,8 +1,8 @@
 """A sink over a receiver that blocks (an HTTP server, a disk): a thread of its own for each connection.
 
 The thread does what blocks and only puts events on a queue; the sink takes them in its owner's thread. A
-thread that hangs is left alone, with its receiver aborted, and the next attempt has new ones: what it may yet
-do is a second copy at worst, which consumers know by its `resultId`.
+thread that hangs is left alone, with its receiver aborted, and the next attempt waits until it has ended: two
+would send copies out of order, and a disk that hangs for a week would collect a thread for each attempt.
 """
 
 from __future__ import annotations
@@ -94,10 +94,21 @@ class _Worker:
     """One connection's thread."""
 
     def __init__(self, receiver: Receiver, name: str, wake: threading.Event) -> None:
-        self.receiver, self._wake = receiver, wake
+        self.receiver, self._wake, self._abandoned = receiver, wake, False
         self.events: queue.SimpleQueue[_Up | _Done | _Skipped | _Down] = queue.SimpleQueue()
         self.work: queue.SimpleQueue[Message | _Stop | _Resume] = queue.SimpleQueue()
-        threading.Thread(target=self._live, name=f"sink-{name}", daemon=True).start()
+        self._thread = threading.Thread(target=self._live, name=f"sink-{name}", daemon=True)
+        self._thread.start()
+
+    @property
+    def ended(self) -> bool:
+        return not self._thread.is_alive()
+
+    def abandon(self) -> None:
+        """What it has not begun is not sent any more."""
+        self._abandoned = True
+        self.work.put(_Stop())
+        self.receiver.abort()
 
     def _put(self, event: _Up | _Done | _Skipped | _Down) -> None:
         self.events.put(event)
@@ -121,17 +132,13 @@ class _Worker:
     def _work(self) -> None:
         skipping, ended = False, False
         while not ended:
-            batch: list[Message] = []
-            for one in self._next():
-                if isinstance(one, Message):
-                    batch.append(one)
-                elif isinstance(one, _Resume):
-                    skipping = False
-                else:
-                    ended = True
-            if skipping:
+            found = self._next()
+            batch = [one for one in found if isinstance(one, Message)]
+            ended = self._abandoned or any(isinstance(one, _Stop) for one in found)
+            if skipping:  # what came before a `_Resume` was sent without knowing of the refusal
                 self._put(_Skipped(tuple(message.row_id for message in batch)))
-            elif batch:
+                skipping = not isinstance(found[-1], _Resume)
+            elif batch and not self._abandoned:
                 skipping = self._deliver(batch)
 
     def _next(self) -> list[Message | _Stop | _Resume]:
@@ -148,6 +155,8 @@ class _Worker:
         """Whether one was refused."""
         for done, (row_id, refused) in enumerate(self.receiver.deliver(batch), 1):
             self._put(_Done(row_id, refused))
+            if self._abandoned:
+                return False
             if refused:
                 self._put(_Skipped(tuple(message.row_id for message in batch[done:])))
                 return True
@@ -173,6 +182,7 @@ class ThreadedSink:
         self._give_up_s = give_up_s
         self._backoff = Backoff(*RETRY_WAIT_S, jitter)
         self._worker: _Worker | None = None
+        self._left: _Worker | None = None  # abandoned, and perhaps not at its end
         self._next_attempt_s = self._moved_s = float("-inf")
         self._in_flight: list[int] = []
         self._delivered: list[int] = []
@@ -187,12 +197,17 @@ class ThreadedSink:
 
     def step(self, now_s: float) -> None:
         self._take_events(now_s)
-        if self._worker is None and not self._closed and now_s >= self._next_attempt_s:
+        if self._worker is None and not self._closed and now_s >= self._next_attempt_s and self._left_ended():
             self._moved_s = now_s
             self._worker = _Worker(self._make(), self.name, self._wake)
         waits = self._worker is not None and (self._in_flight or not self.connected)
         if waits and now_s - self._moved_s > self._give_up_s:
             self._drop(_Down(f"no answer for {self._give_up_s:g} s"), now_s)
+
+    def _left_ended(self) -> bool:
+        if self._left is not None and self._left.ended:
+            self._left = None
+        return self._left is None
 
     def capacity(self) -> int:
         if not self.connected or self._refused or self._worker is None:
@@ -259,8 +274,8 @@ class ThreadedSink:
 
     def _drop(self, down: _Down, now_s: float) -> None:
         assert self._worker is not None
-        self._worker.work.put(_Stop())
-        self._worker.receiver.abort()
+        self._worker.abandon()
+        self._left = self._worker
         wait_s = max(self._backoff.wait_s(), down.after_s)
         self._next_attempt_s = now_s + wait_s
         if not self._closed:

@@ -1,8 +1,9 @@
 """Verdicts as HTTP requests: one POST each, in order, signed where there is a secret.
 
-The headers are those of Standard Webhooks 1.0 (standardwebhooks.com): `webhook-id` is the `resultId` (a
-repeat has the same one), `webhook-signature` is HMAC-SHA256 over "ID.TIMESTAMP.BODY". Redirects are not
-followed, and no proxy is taken from the environment: a verdict goes where the configuration says, or nowhere.
+The headers are those of Standard Webhooks 1.0 (standardwebhooks.com): `webhook-id` is the `resultId`, of a
+review the `reviewId` (a repeat has the same one), `webhook-signature` is HMAC-SHA256 over
+"ID.TIMESTAMP.BODY". Redirects are not followed, and no proxy is taken from the environment: a verdict goes
+where the configuration says, or nowhere.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import binascii
 import hashlib
 import hmac
 import http.client
+import json
 import socket
 import ssl
 import time
@@ -49,47 +51,62 @@ class WebhookReceiver:
         self._target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         self._headers = {"content-type": "application/json", **headers}
         self._secret, self._unix_clock = secret, unix_clock
-        host = parts.hostname or ""
-        self._connection: http.client.HTTPConnection
-        if parts.scheme == "https":
-            context = ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
-            self._connection = http.client.HTTPSConnection(
-                host, parts.port, timeout=timeout_s, context=context
-            )
-        else:
-            self._connection = http.client.HTTPConnection(host, parts.port, timeout=timeout_s)
+        self._tls, self._ca_file, self._timeout_s = parts.scheme == "https", ca_file, timeout_s
+        # always with a port: http.client takes the end of an IPv6 address for one
+        self._host, self._port = parts.hostname or "", parts.port or (443 if self._tls else 80)
+        self._connection: http.client.HTTPConnection | None = None
+        self._sock: socket.socket | None = None  # http.client forgets it before an answer is read
+        self._used = self._aborted = False
 
     def open(self) -> None:
         try:
+            self._connection = self._new_connection()
             self._connection.connect()
-        except OSError as error:
-            where = f"{self._connection.host}:{self._connection.port}"
-            raise UnavailableNowError(f"cannot connect to {where}: {error}") from None
+        except (OSError, UnicodeError) as error:  # of names that cannot be looked up
+            raise UnavailableNowError(f"cannot connect to {self._host}:{self._port}: {error}") from None
+        self._used = False
+        self._sock = self._connection.sock
+        if self._aborted:
+            self.close()
+            raise UnavailableNowError("given up")
+
+    def _new_connection(self) -> http.client.HTTPConnection:
+        if not self._tls:
+            return http.client.HTTPConnection(self._host, self._port, timeout=self._timeout_s)
+        context = ssl.create_default_context(cafile=None if self._ca_file is None else str(self._ca_file))
+        return http.client.HTTPSConnection(self._host, self._port, timeout=self._timeout_s, context=context)
 
     def deliver(self, messages: Sequence[Message]) -> Iterator[tuple[int, str]]:
         for message in messages:
             yield message.row_id, self._post(message)
 
     def close(self) -> None:
-        self._connection.close()
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = self._sock = None
 
     def abort(self) -> None:
-        sock = self._connection.sock
-        if sock is not None:
+        self._aborted = True
+        if (sock := self._sock) is not None:
             with suppress(OSError):
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     def _post(self, message: Message) -> str:
         """Why it is refused; '' where it is taken."""
+        if self._connection is None:
+            self.open()
         try:
             status, reason, answer_headers, answer = self._request(message)
         except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
+            if not self._used or self._aborted:
+                raise
             # servers close a connection that was idle: that says nothing of this request
-            self._connection.close()
+            self.close()
             self.open()
             status, reason, answer_headers, answer = self._request(message)
         except http.client.HTTPException as error:
             raise UnavailableNowError(f"an answer that is no HTTP: {error!r}") from None
+        self._used = True
         if 200 <= status < 300:
             return ""
         said = f"HTTP {status} {reason}: {answer[:200]}".rstrip(": ")
@@ -101,25 +118,36 @@ class WebhookReceiver:
 
     def _request(self, message: Message) -> tuple[int, str, Mapping[str, str], str]:
         headers = self._headers | signed(message, self._secret, int(self._unix_clock()))
+        assert self._connection is not None, "deliver opens it"
         self._connection.request("POST", self._target, message.body, headers)
-        with self._connection.getresponse() as response:
+        response = self._connection.getresponse()
+        found = {name.lower(): value for name, value in response.getheaders()}
+        try:
             answer = response.read(MOST_ANSWER_BYTES)
-            more = not response.isclosed()
-            found = {name.lower(): value for name, value in response.getheaders()}
-            status, reason = response.status, response.reason
-        if more:  # an answer that does not end: not worth reading
-            self._connection.close()
-        return status, reason, found, answer.decode("utf-8", "replace").strip()
+            more = not response.isclosed() or response.will_close
+        except (OSError, http.client.HTTPException):  # the status is what counts: a 2xx is not sent again
+            answer, more = b"", True
+        finally:
+            response.close()
+        if more:  # an answer that does not end, or the last on this connection
+            self.close()
+        return response.status, response.reason, found, answer.decode("utf-8", "replace").strip()
 
 
 def signed(message: Message, secret: bytes | None, unix_s: int) -> dict[str, str]:
     """The headers that say which verdict this is, and prove who sent it."""
-    headers = {"webhook-id": message.result_id, "webhook-timestamp": str(unix_s)}
+    identity = message_id(message)
+    headers = {"webhook-id": identity, "webhook-timestamp": str(unix_s)}
     if secret is not None:
-        covered = f"{message.result_id}.{unix_s}.".encode() + message.body
+        covered = f"{identity}.{unix_s}.".encode() + message.body
         digest = hmac.new(secret, covered, hashlib.sha256).digest()
         headers["webhook-signature"] = f"v1,{base64.b64encode(digest).decode()}"
     return headers
+
+
+def message_id(message: Message) -> str:
+    """What repeats have in common. A review has an id of its own, or it were a repeat of its verdict."""
+    return str(json.loads(message.body)["reviewId"]) if message.kind == "review" else message.result_id
 
 
 def read_secret(file: Path) -> bytes:
