@@ -100,3 +100,20 @@ def test_a_line_is_the_body_as_it_is(tmp_path: Path) -> None:
     list(sink.deliver([Message(1, "part", "R1", body)]))
     sink.close()
     assert (tmp_path / "verdicts-1970-01-02.jsonl").read_bytes() == body + b"\n"
+
+
+def test_two_writers_do_not_share_a_file(tmp_path: Path) -> None:
+    first = receiver(tmp_path, [1.0])
+    with pytest.raises(UnavailableNowError, match="another sink or daemon"):
+        receiver(tmp_path, [1.0])
+    first.close()
+    receiver(tmp_path, [1.0]).close()
+
+
+def test_a_file_that_was_removed_is_begun_anew(tmp_path: Path) -> None:
+    sink = receiver(tmp_path, [1.0])
+    list(sink.deliver([message(1)]))
+    (tmp_path / "verdicts-1970-01-02.jsonl").unlink()
+    list(sink.deliver([message(2)]))
+    sink.close()
+    assert written(tmp_path / "verdicts-1970-01-02.jsonl") == ["R2"]

@@ -57,6 +57,11 @@ class RefusesFirst:
             yield one.row_id, ""
 
 
+def capacity(sink: ThreadedSink, now_s: float) -> int:
+    sink.step(now_s)
+    return sink.capacity()
+
+
 def test_a_row_that_was_sent_before_the_refusal_was_known_does_not_overtake() -> None:
     receiver = RefusesFirst()
     worker = _Worker(receiver, "x", threading.Event())
@@ -81,7 +86,7 @@ def test_while_a_thread_hangs_there_is_no_other_and_what_it_had_not_begun_is_not
     sink = ThreadedSink("x", partial(Hanging, let_go, delivered), wake=threading.Event(), log=log)
     now_s = time.monotonic()
     sink.step(now_s)
-    until(lambda: (sink.step(now_s), sink.capacity())[1], "capacity")
+    until(lambda: capacity(sink, now_s), "capacity")
     for row in (1, 2, 3):
         sink.send(message(row))
     sink.step(now_s + 100)
@@ -92,7 +97,7 @@ def test_while_a_thread_hangs_there_is_no_other_and_what_it_had_not_begun_is_not
     assert "no answer for 25 s" in sink.last_error
     assert [thread.name for thread in threading.enumerate()].count("sink-x") == 1
     let_go.set()
-    until(lambda: (sink.step(now_s + 60_000), sink.capacity())[1], "it is tried again once the thread ended")
+    until(lambda: capacity(sink, now_s + 60_000), "it is tried again once the thread ended")
     assert len(delivered) <= 1
     sink.close(5.0)
 

@@ -10,12 +10,16 @@ import time
 from collections.abc import Iterator
 from email.utils import formatdate
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
+from edge.config import WebhookSink
 from edge.errors import ConfigError
-from edge.publish import Settled
-from edge.publish.webhook import _rest_s, read_secret
+from edge.publish import Message, Settled
+from edge.publish.threaded import UnavailableNowError
+from edge.publish.webhook import WebhookReceiver, _rest_s, read_secret
 from tests.brokers import until
 from tests.publish.rigs import HttpServer, WebhookRig, message, settle_until, step_until
 
@@ -162,3 +166,45 @@ def test_it_stops_at_once_where_the_server_hangs(server: HttpServer) -> None:
     assert time.monotonic() - began < 2
     assert rig.sink.settled().lost == (1,)
     until(lambda: not rig.sink.connected)
+
+
+def test_a_review_is_no_repeat_of_its_verdict(server: HttpServer) -> None:
+    rig = WebhookRig(server)
+    step_until(rig.sink, lambda: rig.sink.capacity() >= 2, "capacity")
+    rig.sink.send(message(1))
+    rig.sink.send(Message(2, "review", "R1", b'{"reviewId":"V1","resultId":"R1"}'))
+    settle_until(rig.sink, lambda total: len(total.delivered) == 2, "settled")
+    assert [headers["webhook-id"] for headers, _ in server.requests] == ["R1", "V1"]
+    rig.sink.close(1.0)
+
+
+def test_a_2xx_whose_body_never_comes_is_not_sent_again(server: HttpServer) -> None:
+    rig = WebhookRig(server, timeout_s=0.3)
+    server.answer = 200, "", {"content-length": "10"}
+    assert send(rig, 1, 2).delivered == (1, 2)
+    assert rig.received() == ["R1", "R2"]
+    rig.sink.close(1.0)
+
+
+def test_an_ipv6_address_without_a_port_is_not_taken_for_one() -> None:
+    options: dict[str, Any] = {"headers": {}, "secret": None, "ca_file": None, "timeout_s": 1.0}
+    for url, port in (("http://[2001:db8::1]/x", 80), ("https://[2001:db8::1]/x", 443)):
+        connection = WebhookReceiver(url, **options)._new_connection()
+        assert (connection.host, connection.port) == ("2001:db8::1", port)
+
+
+@pytest.mark.parametrize("wrong", [{"url": "http://h:99999/"}, {"url": "http://h:0/"}, {"kinds": []}])
+def test_what_could_never_deliver_is_refused_in_the_configuration(wrong: dict[str, Any]) -> None:
+    good = {"name": "a", "type": "webhook", "url": "http://h/"}
+    WebhookSink.model_validate(good)
+    with pytest.raises(ValidationError):
+        WebhookSink.model_validate(good | wrong)
+
+
+def test_a_ca_file_that_holds_no_certificate_is_down_not_a_fault(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("no certificate")
+    receiver = WebhookReceiver(
+        "https://127.0.0.1:1/", headers={}, secret=None, ca_file=tmp_path / "ca.pem", timeout_s=1.0
+    )
+    with pytest.raises(UnavailableNowError, match="cannot connect"):
+        receiver.open()
