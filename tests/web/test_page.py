@@ -30,7 +30,7 @@ class Site:
         text = config.read_text().replace("[mqtt]", "[mqtt]\nenabled = false")
         config.write_text(text + '[evidence]\nkeep_ok_ratio = 0.0\nkeep_frames = "not_ok"\n')
         self.daemon = DaemonProcess(config, port)
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=20)
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=60)
 
     def arrive(self, name: str, *, defect: bool = False, seed: int = 0) -> Path:
         scratch = write_frame(self.folder / "scratch.png", defect=defect, seed=seed)
@@ -133,10 +133,10 @@ def test_pictures_are_kept_by_browsers_behind_the_security_headers(site: Site) -
 
 def test_a_bad_frame_is_kept_and_shown_when_its_file_went(site: Site) -> None:
     file = site.arrive("B8/P8_01.png", defect=True, seed=8)
-    until(lambda: site.json("/api/v1/verdicts", part="P8"), "P8", 20)
+    until(lambda: site.json("/api/v1/verdicts", part="P8"), "P8")
     bad = site.verdict("P8", "01")
     kept = site.folder / "var" / "evidence" / bad["evidence"] / "frame.png"
-    until(kept.exists, "the copy", 20)
+    until(kept.exists, "the copy")
     file.unlink()
     shown = decoded(site.client.get(f"/api/v1/verdicts/{bad['resultId']}/picture/original"))
     assert np.abs(shown.astype(int) - cv2.imread(str(kept), cv2.IMREAD_UNCHANGED)).mean() < 3
@@ -144,13 +144,13 @@ def test_a_bad_frame_is_kept_and_shown_when_its_file_went(site: Site) -> None:
 
 def test_a_frame_that_changed_or_went_is_not_shown_as_the_one_that_was_judged(site: Site) -> None:
     file = site.arrive("B9/P9_01.png", seed=9)
-    until(lambda: site.json("/api/v1/verdicts", part="P9"), "P9", 20)
+    until(lambda: site.json("/api/v1/verdicts", part="P9"), "P9")
     first = site.verdict("P9", "01")
     get = f"/api/v1/verdicts/{first['resultId']}"
     site.arrive("B9/P9_01.png", seed=10)
     answer = site.client.get(f"{get}/picture/original")
     assert (answer.status_code, "changed" in answer.json()["error"]) == (404, True)
-    until(lambda: len(site.json("/api/v1/verdicts", part="P9", type="frame")) == 2, "judged again", 20)
+    until(lambda: len(site.json("/api/v1/verdicts", part="P9", type="frame")) == 2, "judged again")
     second = site.json("/api/v1/verdicts", part="P9", type="frame")[0]
     file.unlink()
     answer = site.client.get(f"/api/v1/verdicts/{second['resultId']}/picture/original")
@@ -218,11 +218,11 @@ def test_health_says_what_is_wrong_and_what_to_do(site: Site) -> None:
     moved = site.folder / "elsewhere"
     (site.folder / "incoming").rename(moved)
     try:
-        until(lambda: not site.json("/api/v1/health")["ready"], "the folder is missed", 20)
+        until(lambda: not site.json("/api/v1/health")["ready"], "the folder is missed")
         first = site.json("/api/v1/health")["checks"][0]
         assert (first["name"], first["state"]) == ("source:scanner", "fault")
         assert "incoming" in first["what"]
         assert "network drive" in first["fix"]
     finally:
         moved.rename(site.folder / "incoming")
-    until(lambda: site.json("/api/v1/health")["ready"], "it is back", 20)
+    until(lambda: site.json("/api/v1/health")["ready"], "it is back")
