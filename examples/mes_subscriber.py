@@ -14,9 +14,10 @@ database.execute("CREATE TABLE IF NOT EXISTS verdicts (id TEXT PRIMARY KEY, part
 def store(client, _userdata, message):
     verdict = json.loads(message.payload)
     row = verdict["resultId"], verdict["partId"], verdict["resultEvaluation"]
-    database.execute("INSERT OR IGNORE INTO verdicts VALUES (?, ?, ?)", row)  # a repeat is dropped by its id
+    new = database.execute("INSERT OR IGNORE INTO verdicts VALUES (?, ?, ?)", row).rowcount  # no repeats
     client.ack(message.mid, message.qos)  # only now: what is not acknowledged, the broker sends again
-    print(*row, flush=True)
+    if new:
+        print(*row, flush=True)
 
 
 # a fixed name and no clean session: the broker keeps what comes while this program is away
