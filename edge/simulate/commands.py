@@ -228,8 +228,9 @@ def mes(
     ] = None,
     frames: Annotated[int | None, typer.Option(min=0, help="End after results of so many frames.")] = None,
     session: Annotated[
-        str, typer.Option(help="Name at the broker, which keeps for it what comes while it is away.")
-    ] = "edge-simulated-mes",
+        str | None,
+        typer.Option(help="Keep a session of this name: what comes while it is away waits at the broker."),
+    ] = None,
     json_: Json = False,
 ) -> None:
     """Print what arrives at an MES, and check it: schema, order, repeats, parts against their frames.

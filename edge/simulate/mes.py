@@ -1,16 +1,18 @@
 """`edge simulate mes`: what arrives at an MES, printed and checked, without an MES.
 
-It subscribes as one should: with a persistent session and QoS 1, repeats dropped by their `resultId`.
+It subscribes with QoS 1 and drops repeats by their `resultId`. Its session ends with it, unless one is named:
+one that nobody comes back to would take verdicts that `mqtt.wait_for_consumer` keeps for the real MES.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import queue
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,9 +21,10 @@ from edge import config as configuration
 from edge.config import Settings
 from edge.errors import ConfigError, UnavailableError
 from edge.publish.connection import read_password, tls_context
+from edge.publish.fields import ALWAYS
 from edge.publish.schema import document
 
-SESSION_S = 3600  # the broker keeps what comes while we are away
+SESSION_S = 3600  # a named session: the broker keeps what comes while we are away
 CONNECT_S = 10.0
 RETAINED_S = 5.0  # within which retained messages are there
 MOST_PROBLEMS = 20  # told; all are counted
@@ -62,6 +65,9 @@ class Ledger:
             said = json.loads(body)
         except ValueError:
             self._wrong(f"{name}: no JSON: {body[:60]!r}")
+            return None
+        if not isinstance(said, dict):
+            self._wrong(f"{name}: no JSON object: {body[:60]!r}")
             return None
         if (schema := SCHEMAS.get(name)) and (why := self.valid(schema, said)):
             self._wrong(f"{name} {said.get('resultId', '')}: {why}")
@@ -109,8 +115,9 @@ class Ledger:
         self.problems.append(what)
 
 
-def validator() -> Callable[[str, Any], str]:
-    """Checks documents against the schemas that edge ships.
+def validator(fields: Sequence[str] = ()) -> Callable[[str, Any], str]:
+    """Checks documents against the schemas that edge ships; of verdicts that are sent without some of their
+    `fields`, what is left.
 
     Raises:
         UnavailableError: the library for that is not installed.
@@ -127,6 +134,10 @@ def validator() -> Callable[[str, Any], str]:
         if name not in validators:
             validators[name] = jsonschema.Draft202012Validator(document(name))
         errors = sorted(validators[name].iter_errors(said), key=lambda error: list(map(str, error.path)))
+        if fields and name == "verdict-1":
+            if missing := [field for field in ALWAYS if field not in said]:
+                return f"it: {', '.join(missing)} must always be sent"
+            errors = [error for error in errors if error.validator != "required"]
         return "; ".join(f"{'.'.join(map(str, e.path)) or 'it'}: {e.message[:120]}" for e in errors[:3])
 
     return wrong
@@ -137,7 +148,7 @@ def run_mes(
     config: Path | None,
     seconds: float | None,
     frames: int | None,
-    session: str,
+    session: str | None,
     json: bool,
     environ: Mapping[str, str],
 ) -> int:
@@ -150,7 +161,7 @@ def run_mes(
     settings = configuration.load(configuration.find(config))
     if not settings.mqtt.enabled:
         raise ConfigError(f"{settings.file}: mqtt.enabled = false: nothing arrives", hint="set it to true")
-    ledger = Ledger(validator())
+    ledger = Ledger(validator(settings.mqtt.fields))
     root = f"{settings.mqtt.prefix}/{settings.station.name}"
     inbox: queue.SimpleQueue[tuple[str, bytes] | Exception] = queue.SimpleQueue()
     client = _connected(settings, f"{root}/#", session, inbox, environ)
@@ -183,7 +194,7 @@ def run_mes(
 def _connected(
     settings: Settings,
     topic: str,
-    session: str,
+    session: str | None,
     inbox: queue.SimpleQueue[tuple[str, bytes] | Exception],
     environ: Mapping[str, str],
 ) -> Any:
@@ -195,7 +206,8 @@ def _connected(
     mqtt = settings.mqtt
     v5 = mqtt.protocol == 5
     client = Client(
-        CallbackAPIVersion.VERSION2, client_id=session, clean_session=None if v5 else False,
+        CallbackAPIVersion.VERSION2, client_id=session or f"edge-mes-{os.getpid()}",
+        clean_session=None if v5 else session is None,
         protocol=MQTTProtocolVersion.MQTTv5 if v5 else MQTTProtocolVersion.MQTTv311,
     )  # fmt: skip
     if mqtt.username is not None:
@@ -219,9 +231,9 @@ def _connected(
     client.on_message = lambda _c, _u, message: inbox.put((message.topic, bytes(message.payload)))
     arguments: dict[str, Any] = {"keepalive": mqtt.keepalive_s}
     if v5:
-        arguments["clean_start"] = False
+        arguments["clean_start"] = session is None
         arguments["properties"] = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
-        arguments["properties"].SessionExpiryInterval = SESSION_S
+        arguments["properties"].SessionExpiryInterval = SESSION_S if session else 0
     client.connect_timeout = CONNECT_S
     try:
         client.connect(mqtt.host, mqtt.port, **arguments)
@@ -241,7 +253,7 @@ def line_of(said: Mapping[str, Any]) -> str:
     who = said.get("partId") or (said.get("image") or {}).get("path", "")
     view = said.get("view") or ("part" if said["resultType"] == "part" else "-")
     score = said.get("score")
-    why = ", ".join(said["reasons"])
+    why = ", ".join(said.get("reasons") or ())
     return (
         f"{said['creationTime'][11:19]}  {said['resultEvaluation']:12}  {who:16}  {view:6}"
         f"  {'' if score is None else f'{score:6.2f}'}  {why}"

@@ -44,7 +44,7 @@ def test_the_simulated_mes_finds_nothing_wrong_with_the_daemon(site: Site) -> No
         [*command, "--frames", "6", "--seconds", "60", "--json"], stdout=subprocess.PIPE, text=True
     )
     try:
-        until(lambda: "edge-simulated-mes" in site.broker_log(), "it is connected")
+        until(lambda: "edge-mes-" in site.broker_log(), "it is connected")
         for number in range(3):
             for view in ("01", "02"):
                 arrive(site, f"B1/P{number}_{view}.png", defect=number == 1, seed=number)

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from edge.publish.fields import ALWAYS
 from edge.publish.schema import document, names
-from edge.simulate.mes import RETAINED, Ledger, validator
+from edge.simulate.mes import RETAINED, Ledger, line_of, validator
 from edge.types import Identity, ImageInfo, Judgement
 
 
@@ -93,3 +94,21 @@ def test_every_schema_is_one(name: str) -> None:
 
     jsonschema.Draft202012Validator.check_schema(document(name))
     assert document(name)["description"]
+
+
+@pytest.mark.parametrize("body", [b"[]", b"5", b"null"])
+def test_json_that_is_no_object_is_told(ledger: Ledger, body: bytes) -> None:
+    assert ledger.take("result/frame", body) is None
+    assert "no JSON object" in ledger.problems[0]
+
+
+def test_verdicts_that_are_sent_with_few_fields_are_held_to_what_is_left() -> None:
+    said = json.loads(frame("A", evaluation="NotDecidable"))
+    few = {name: said[name] for name in (*ALWAYS, "view")}
+    assert "required" in validator()("verdict-1", few)
+    valid = validator(["view"])
+    assert valid("verdict-1", few) == ""
+    assert "resultEvaluation" in valid("verdict-1", few | {"resultEvaluation": "Maybe"})
+    del few["resultId"]
+    assert "resultId must always be sent" in valid("verdict-1", few)
+    assert line_of(said | {"reasons": None}).startswith("00:00:01")
