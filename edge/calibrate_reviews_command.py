@@ -147,11 +147,11 @@ def _outcome(settings: Settings, recipe: str, made: Proposal, done: Mapping[str,
         return ["nothing was accepted" + ("" if made.escapes else "; add --accept to take it over")]
     lines = [f"{done['calibration']}: accepted; the one before is {done['kept']}"]
     if settings.security.trusted_keys is not None:
-        lines.append(f"sign it: edge sign --recipe {recipe} …")
+        lines.append(f"sign it: edge sign --recipe {recipe} --key PRIVATE_KEY")
     if (load_engine(settings, recipe).folder / PRECISIONS).exists():
         lines.append(
             "fp32 judges until other precisions are held to the new thresholds: "
-            f"edge compile {recipe} --frames GOOD_FRAMES"
+            f"edge compile --recipe {recipe} --frames GOOD_FRAMES"
         )
     return [*lines, "a running daemon takes it over at its next reload (systemctl reload edge)"]
 

@@ -11,11 +11,12 @@ import numpy as np
 from starlette.routing import BaseRoute
 
 from edge.app import EVIDENCE, Line
-from edge.checks import checks_of
 from edge.errors import MissingInputError
+from edge.health_checks import checks_of
 from edge.observe.health import Health
 from edge.pictures import Picture, Pictures
-from edge.record.queries import Queries, StoredVerdict, iso
+from edge.record.queries import Queries, StoredVerdict
+from edge.timestamps import utc_text
 from edge.types import VerdictFilter
 from edge.web import details, events, pictures, verdicts
 
@@ -131,7 +132,7 @@ class Page:
     def health(self) -> Answer:
         """Each check with what is wrong and what to do about it."""
         silent = self.health_of.healthy(time.monotonic())[1]
-        found = checks_of(self.health_of.conditions(), silent, self.status(), self.line.settings)
+        found = checks_of(self.health_of.conditions(), silent, self.status())
         ready = not silent and self.health_of.ready()[0]
         return {"ready": ready, "checks": [check.document() for check in found]}
 
@@ -167,4 +168,4 @@ def _bucket(start_unix_s: float, rows: Sequence[tuple[str, float | None]]) -> An
     counts = {
         name: sum(evaluation == name for evaluation, _ in rows) for name in ("OK", "NotOK", "NotDecidable")
     }
-    return {"time": iso(start_unix_s), **counts, "latencyP50_s": p50, "latencyP99_s": p99}
+    return {"time": utc_text(start_unix_s), **counts, "latencyP50_s": p50, "latencyP99_s": p99}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from edge.judge.spc import LEAST_REFERENCE_FRAMES, Limits, Point, Reference, chart
 from edge.record.batches import BatchRow, ChartRow
+from edge.timestamps import utc_text
 
 # An EWMA with λ = 0.2 has forgotten what lies so many batches back: 0.8^500 = 3e-49
 MEMORY = 500
@@ -77,7 +77,7 @@ def document(of: ControlChart) -> dict[str, Any]:
         "calibrationSha256": row.calibration,
         "reference": {"meanRaw": row.mean, "sigma": row.sigma, "frames": row.reference_frames},
         "inControl": of.in_control,
-        "updatedAt": _time(row.updated_unix_s),
+        "updatedAt": utc_text(row.updated_unix_s, "milliseconds"),
         "points": [_point(batch, point) for batch, point in zip(of.batches, of.points, strict=True)],
     }
 
@@ -106,8 +106,8 @@ def _point(batch: BatchRow, point: Point) -> dict[str, Any]:
         "ewma": point.ewma,
         **_sides(point.ewma_limits, "ewmaLower", "ewmaUpper"),
         "rules": list(point.rules),
-        "firstAt": _time(batch.first_unix_s),
-        "lastAt": _time(batch.last_unix_s),
+        "firstAt": utc_text(batch.first_unix_s, "milliseconds"),
+        "lastAt": utc_text(batch.last_unix_s, "milliseconds"),
     }
 
 
@@ -115,10 +115,6 @@ def _sides(limits: Limits | None, lower: str, upper: str) -> dict[str, float | N
     if limits is None:
         return {lower: None, upper: None}
     return {lower: limits.lower, upper: limits.upper}
-
-
-def _time(unix_s: float) -> str:
-    return datetime.fromtimestamp(unix_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def draw(of: ControlChart, *, standalone: bool = False) -> str:

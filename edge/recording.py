@@ -51,8 +51,12 @@ class EvidenceRule:
 
     def keeps(self, frame: Frame, judgement: Judgement) -> bool:
         """Everything that is not OK or for review, and a fixed share of OK frames, chosen by content."""
-        usual = judgement.evaluation == "OK" and IN_REVIEW_BAND not in judgement.reasons
-        return not usual or zlib.crc32(frame.image.sha256.encode()) / 2**32 < self.keep_ok_ratio
+        return wants_a_look(judgement) or zlib.crc32(frame.image.sha256.encode()) / 2**32 < self.keep_ok_ratio
+
+
+def wants_a_look(judgement: Judgement) -> bool:
+    """Whether a frame is not OK, or for review."""
+    return judgement.evaluation != "OK" or IN_REVIEW_BAND in judgement.reasons
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,9 +370,8 @@ class RecordStage:
 
     def _order_copy(self, file: Judged, result: FrameResult, verdict: Verdict) -> None:
         """Of the files of frames that are not OK, or for review, where they are kept."""
-        said, judgement = verdict.payload["evidence"], result.judgement
-        usual = judgement.evaluation == "OK" and IN_REVIEW_BAND not in judgement.reasons
-        if self._keep_frame is not None and said is not None and not usual:
+        said = verdict.payload["evidence"]
+        if self._keep_frame is not None and said is not None and wants_a_look(result.judgement):
             folder = self._evidence.root / said
             self._keep_frame(Wanted(folder, file.candidate.file, result.image.sha256))
 

@@ -23,7 +23,8 @@ def write_review(settings: Settings, said: Mapping[str, str]) -> dict[str, Any]:
 
     Raises:
         MissingInputError: no such verdict. DataError: it is not a review.
-        TryAgainError: a daemon runs, and does not answer. CannotWriteError, ConfigError: as they say.
+        UnavailableError: a daemon runs, and did not take it. TryAgainError: another has the site.
+        CannotWriteError, ConfigError: as they say.
     """
     if settings.http.enabled:
         try:

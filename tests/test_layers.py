@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent / "edge"
-COMMON = {"edge", "edge.types", "edge.errors", "edge.artifacts", "edge.mounts"}
+COMMON = {"edge", "edge.types", "edge.errors", "edge.artifacts", "edge.mounts", "edge.timestamps"}
 STAGES = ("intake", "decode", "preprocess", "judge", "record", "publish", "observe", "web")
 # infer reads the preprocessing that a bundle carries
 ALLOWED_BESIDES = {"infer": {"edge.preprocess"}}

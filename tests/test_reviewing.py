@@ -45,6 +45,9 @@ class Site:
         return self.client.post("/api/v1/reviews", json=body)
 
 
+JSON = {"content-type": "application/json"}
+
+
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
     settings = make_site(tmp_path, good=4, defects=3)
@@ -89,10 +92,16 @@ def test_a_review_is_answered_announced_and_listed(site: Site) -> None:
     ],
 )  # fmt: skip
 def test_a_bad_body_is_refused_and_named(site: Site, body: bytes, named: str) -> None:
-    answer = site.client.post("/api/v1/reviews", content=body)
+    answer = site.client.post("/api/v1/reviews", content=body, headers=JSON)
     assert answer.status_code == 400
     assert answer.json()["error"].startswith(f"{named}:")
     assert site.store.latest_reviews(10) == []
+
+
+def test_a_body_that_does_not_say_that_it_is_json_is_refused(site: Site) -> None:
+    body = b'{"resultId":"R1","evaluation":"OK","reviewer":"A"}'  # as a form of another page could send it
+    answer = site.client.post("/api/v1/reviews", content=body, headers={"content-type": "text/plain"})
+    assert (answer.status_code, answer.json()["error"]) == (400, "content-type: application/json")
 
 
 def test_overruling_wants_a_reason_and_an_unknown_verdict_is_404(site: Site) -> None:

@@ -64,7 +64,8 @@ class FileReceiver:
         """A disk that hangs cannot be talked out of it."""
 
     def _today(self) -> str:
-        return datetime.fromtimestamp(self._unix_clock(), UTC).strftime("%Y-%m-%d")
+        """The day, which does not go back where the clock does: earlier files do not change again."""
+        return max(self._day, datetime.fromtimestamp(self._unix_clock(), UTC).strftime("%Y-%m-%d"))
 
     def _file(self, day: str) -> Path:
         return self._directory / f"verdicts-{day}.jsonl"

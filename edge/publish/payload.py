@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any, Protocol
 
+from edge.timestamps import utc_text
 from edge.types import Defect, Evaluation, Identity, ImageInfo, Judgement, ModelInfo, Score
 
 SCHEMA = "edge/verdict/1"
@@ -127,12 +127,11 @@ def encode(payload: Mapping[str, Any]) -> bytes:
 def _head(
     kind: str, result_id: str, created_unix_s: float, station: str, recipe: str, identity: Identity
 ) -> Payload:
-    created = datetime.fromtimestamp(created_unix_s, UTC).isoformat(timespec="microseconds")
     return {
         "schema": SCHEMA,
         "resultId": result_id,
         "resultType": kind,
-        "creationTime": created.replace("+00:00", "Z"),
+        "creationTime": utc_text(created_unix_s),
         "station": station,
         "partId": identity.part,
         "batchId": identity.batch,

@@ -15,13 +15,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from edge.errors import DataError, MissingInputError, UnavailableError
 from edge.record import facts, reviews
+from edge.timestamps import utc_text
 from edge.types import VerdictFilter
 
 QUERY_S = 2.0
@@ -168,7 +168,7 @@ class Queries:
                 (*values, limit),
             ).fetchall()
         return [
-            {"time": iso(row[0]), "score": row[1], "evaluation": row[2], "resultId": row[3]}
+            {"time": utc_text(row[0]), "score": row[1], "evaluation": row[2], "resultId": row[3]}
             for row in reversed(rows)
         ]
 
@@ -265,11 +265,6 @@ _BATCHES = """
       SELECT max(f.created_unix_s) FROM verdict_facts AS f WHERE f.batch = names.batch AND f.batch <> ''
     ) DESC LIMIT ?
 """
-
-
-def iso(unix_s: float) -> str:
-    """As in payloads."""
-    return datetime.fromtimestamp(unix_s, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def latest_reviews(db: sqlite3.Connection, result_ids: Sequence[str]) -> dict[str, Payload]:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any, get_args
 
 from ulid import ULID
 
 from edge.errors import DataError, MissingInputError
+from edge.timestamps import utc_text
 from edge.types import Evaluation, Review
 
 MOST_REASON = 2000  # characters
@@ -130,13 +130,8 @@ def document(review: Review) -> dict[str, Any]:
         "agrees": review.agrees,
         "reason": review.reason,
         "reviewer": review.reviewer,
-        "createdAt": iso(review.created_unix_s),
+        "createdAt": utc_text(review.created_unix_s),
     }
-
-
-def iso(unix_s: float) -> str:
-    """ISO 8601, UTC."""
-    return datetime.fromtimestamp(unix_s, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def of_results(rows: Rows, result_ids: Sequence[str]) -> dict[str, list[Review]]:

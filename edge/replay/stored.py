@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from itertools import groupby
 from json import loads
 from pathlib import Path
@@ -15,6 +14,7 @@ from edge.config import Settings
 from edge.errors import MissingInputError, UsageError
 from edge.intake.naming import Naming, unnamed
 from edge.record.reader import BatchReader
+from edge.timestamps import unix_s_of
 from edge.types import Evaluation, Identity
 
 REVIEWED = "reviewed"  # below paths.state: copies of frames that a person has reviewed
@@ -184,9 +184,8 @@ def parse_time(option: str, text: str | None) -> float | None:
     if text is None:
         return None
     try:
-        found = datetime.fromisoformat(text)
-        return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, OverflowError):
+        return unix_s_of(text)
+    except ValueError:
         raise UsageError(
             f"{option} {text[:40]!r}: not a time", hint="such as 2026-11-20 or 2026-11-20T10:15:00Z"
         ) from None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
 import signal
@@ -17,7 +18,6 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,6 +29,9 @@ from ulid import ULID
 
 from edge.artifacts import write_atomic
 from edge.errors import EdgeError, TryAgainError
+from edge.timestamps import unix_s_of, utc_text
+from edge.web.body import json_object
+from edge.web.verdicts import BadQueryError
 
 KEPT = 20
 MOST_BODY_BYTES = 4096
@@ -177,8 +180,8 @@ def routes(replays: Replays) -> list[BaseRoute]:
 
     async def start(request: Request) -> Response:
         try:
-            wanted = validated(await _json(request))
-        except ValueError as error:
+            wanted = validated(await json_object(request, MOST_BODY_BYTES))
+        except BadQueryError as error:
             return JSONResponse({"error": str(error)}, 400)
         try:
             return JSONResponse({"id": await run_in_threadpool(replays.start, wanted)}, 202)
@@ -200,55 +203,37 @@ def routes(replays: Replays) -> list[BaseRoute]:
     ]
 
 
-def validated(body: Any) -> dict[str, str | int]:
+def validated(body: Mapping[str, Any]) -> dict[str, str | int]:
     """What a request asks for, without what it leaves open.
 
     Raises:
-        ValueError: the name of what is wrong, and what is expected.
+        BadQueryError: the name of what is wrong, and what is expected.
     """
-    if not isinstance(body, dict):
-        raise ValueError("body: a JSON object with recipe, since, until, limit, engine, calibration")
     if unknown := set(body) - set(OPTIONS):
-        raise ValueError(f"{sorted(unknown)[0][:40]}: not known; known are {', '.join(OPTIONS)}")
+        raise BadQueryError(f"{sorted(unknown)[0][:40]}: not known; known are {', '.join(OPTIONS)}")
     given = {key: value for key, value in body.items() if value is not None}
     for key in ("recipe", "engine", "calibration"):
         value = given.get(key, "" if key == "recipe" else "none")
         if not isinstance(value, str) or not _NAME.fullmatch(value):
-            raise ValueError(f"{key}: a name of letters, digits, '.', '_' and '-'")
+            raise BadQueryError(f"{key}: a name of letters, digits, '.', '_' and '-'")
     for key in ("since", "until"):
         if key in given and not _is_time(given[key]):
-            raise ValueError(f"{key}: a time in ISO 8601, such as 2026-11-20T10:15:00Z")
+            raise BadQueryError(f"{key}: a time in ISO 8601, such as 2026-11-20T10:15:00Z")
     limit = given.get("limit", 1)
     if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MOST_FRAMES:
-        raise ValueError(f"limit: a number from 1 to {MOST_FRAMES}")
+        raise BadQueryError(f"limit: a number from 1 to {MOST_FRAMES}")
     return given
-
-
-async def _json(request: Request) -> Any:
-    """The body of a request, which has to say that it is JSON: no form of another page can."""
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise ValueError("content-type: application/json")
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MOST_BODY_BYTES:
-            raise ValueError(f"body: at most {MOST_BODY_BYTES} bytes")
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
-        raise ValueError("body: a JSON object") from None
 
 
 def _is_time(value: Any) -> bool:
     try:
-        return isinstance(value, str) and len(value) <= 40 and bool(datetime.fromisoformat(value))
+        return isinstance(value, str) and len(value) <= 40 and math.isfinite(unix_s_of(value))
     except ValueError:
         return False
 
 
 def _iso(name: str) -> str:
-    created = datetime.fromtimestamp(ULID.from_str(name).timestamp, UTC)
-    return created.isoformat(timespec="seconds").replace("+00:00", "Z")
+    return utc_text(ULID.from_str(name).timestamp, "seconds")
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any, Protocol, get_args
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from edge.errors import DataError, MissingInputError, UnavailableError
+from edge.errors import CannotWriteError, DataError, MissingInputError, UnavailableError
+from edge.timestamps import unix_s_of
 from edge.types import Evaluation, VerdictFilter
 
 DEFAULT_VERDICTS = 50
@@ -59,7 +58,7 @@ def answered(endpoint: Callable[[Request], Response]) -> Callable[[Request], Res
             return JSONResponse({"error": str(error)}, 400)
         except MissingInputError as error:
             return JSONResponse({"error": error.message}, 404)
-        except (UnavailableError, DataError) as error:
+        except (UnavailableError, CannotWriteError, DataError) as error:
             return JSONResponse({"error": error.message, "hint": error.hint}, 503, {"retry-after": "2"})
 
     return answer
@@ -123,13 +122,9 @@ def moment(request: Request, name: str) -> float | None:
         return None
     try:
         # a "+" that was not escaped arrives as a space
-        time = datetime.fromisoformat(value.replace(" ", "+") if "T" in value else value)
-        unix_s = (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, OverflowError):
+        return unix_s_of(value.replace(" ", "+") if "T" in value else value)
+    except ValueError:
         raise BadQueryError(f"{name}: {TIME}") from None
-    if not math.isfinite(unix_s):
-        raise BadQueryError(f"{name}: {TIME}")
-    return unix_s
 
 
 def whole(request: Request, name: str, default: int, most: int) -> int:

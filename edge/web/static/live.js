@@ -130,7 +130,7 @@ class Live {
       if (this.paused || asked !== JSON.stringify(this.query())) return;
       this.problem.replaceChildren();
       this.announce(verdicts[0]);
-      this.verdicts = verdicts.filter(matches);
+      this.verdicts = verdicts;
       this.draw();
       this.older.hidden = verdicts.length < PAGE;
     } catch (error) {
@@ -145,7 +145,7 @@ class Live {
     try {
       const older = await ask("api/v1/verdicts", { ...this.query(), before: last.resultId });
       const known = new Set(this.verdicts.map((verdict) => verdict.resultId));
-      const fresh = older.filter((verdict) => !known.has(verdict.resultId)).filter(matches);
+      const fresh = older.filter((verdict) => !known.has(verdict.resultId));
       this.verdicts.push(...fresh);
       this.draw();
       this.older.hidden = fresh.length === 0;
@@ -252,16 +252,6 @@ class Live {
       if (error.status) this.figures.replaceChildren(missing("No figures", error));
     }
   }
-}
-
-/** A daemon that does not filter sends all: what does not match is left out here. */
-function matches(verdict) {
-  const wanted = kept.filters;
-  return (!wanted.type || verdict.resultType === wanted.type) && (!wanted.recipe || verdict.recipeId === wanted.recipe)
-    && (!wanted.view || verdict.view === wanted.view || verdict.resultType === "part")
-    && (!wanted.batch || verdict.batchId === wanted.batch)
-    && (!wanted.evaluation || verdict.resultEvaluation === wanted.evaluation)
-    && (!wanted.reason || (verdict.reasons ?? []).includes(wanted.reason));
 }
 
 function scored(verdict) {

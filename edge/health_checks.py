@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from edge.config import Settings
-
 State = Literal["ok", "warning", "fault"]
 WAITING_FRAMES = 100  # of a source: from here on the line does not keep up
 WAITING_VERDICTS = 1000  # for a consumer
@@ -65,7 +63,6 @@ def checks_of(
     conditions: Mapping[str, tuple[bool, str]],
     silent: Mapping[str, str],
     status: Mapping[str, Any],
-    settings: Settings,
 ) -> list[Check]:
     """All that is known, faults first.
 
