@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from edge.errors import BundleError, CannotWriteError
 
+COPIED_BYTES = 1 << 20  # at a time
 Document = TypeVar("Document", bound=BaseModel)
 
 
@@ -63,6 +65,35 @@ def _digest(data: Mapping[str, Any]) -> str:
 def sha256_of(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def copy_verified(file: Path, target: Path, sha256: str) -> bool:
+    """Copy a file under its final name, if its content is the one that is meant: else nothing is left.
+
+    A FIFO in its place does not hang it.
+
+    Raises:
+        OSError: it cannot be read, or not be written.
+    """
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    digest = hashlib.sha256()
+    try:
+        with (
+            open(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as source,
+            temporary.open("wb") as copy,
+        ):
+            while chunk := source.read(COPIED_BYTES):
+                digest.update(chunk)
+                copy.write(chunk)
+            copy.flush()
+            os.fsync(copy.fileno())
+        if digest.hexdigest() != sha256:
+            return False
+        os.replace(temporary, target)
+        sync_folder(target.parent)
+        return True
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

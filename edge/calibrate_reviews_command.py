@@ -27,9 +27,9 @@ from edge.infer.bundle import Bundle
 from edge.infer.precisions import FILE as PRECISIONS
 from edge.judge.calibration import load_calibration, save_calibration
 from edge.pipeline import Inspector, planes_of
+from edge.places import Places
 from edge.recipes import COMPILED, find_recipe, load_engine
 from edge.record.reviews_reader import Reviewed
-from edge.replay.stored import Places
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +100,13 @@ def rescoring(settings: Settings) -> Rescore:
         inspector = Inspector(bundle, open_runtime(bundle, precision="fp32", cache=cache))
         for item in items:
             image = item.payload["image"]
-            file, _ = places.find(item.source or "", image["path"], image["sha256"])
+            file, _ = places.find(item.payload, item.source)
             if file is None:
                 continue
             sample = Sample(file, image["path"], "", view=item.payload["view"])
             unreadable: list[Unreadable] = []
             for _, frame in frames(
-                [sample], bundle.manifest.preprocess, limits, places.value_range(item.source or ""),
+                [sample], bundle.manifest.preprocess, limits, places.value_range(item.source),
                 unreadable, bundle.folder,
             ):  # fmt: skip
                 if frame.image.page == image.get("page", 0):

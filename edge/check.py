@@ -93,6 +93,16 @@ def secret_files(settings: Settings) -> dict[str, Path]:
     return {key: file for key, file in named.items() if file is not None}
 
 
+def public_files(settings: Settings) -> dict[str, Path]:
+    """Certificates that the configuration names, by the key that names them."""
+    of_brokers = _files_of("mqtt", settings.mqtt) | _files_of("sparkplug", settings.sparkplug)
+    named = {
+        **{key: file for key, file in of_brokers.items() if key.endswith(("ca_file", "cert_file"))},
+        **{f"sink {one.name} ca_file": getattr(one, "ca_file", None) for one in settings.sink},
+    }
+    return {key: file for key, file in named.items() if file is not None}
+
+
 def _files_of(table: str, broker: Mqtt | Sparkplug) -> dict[str, Path | None]:
     tls = broker.tls or Tls()
     files = {f"{table}.tls.{key}": getattr(tls, key) for key in ("ca_file", "cert_file", "key_file")}

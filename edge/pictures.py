@@ -7,13 +7,12 @@ that the line hardly notices, and counts only if its SHA-256 still is the verdic
 from __future__ import annotations
 
 import json
-import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Protocol
 
 import cv2
@@ -24,10 +23,10 @@ from edge.config import Settings
 from edge.decode import Limits
 from edge.errors import DataError, MissingInputError, UnavailableError
 from edge.pipeline import Inspector, PrepareJob
+from edge.places import Places
 from edge.preprocess import PreprocessSpec
 from edge.preprocess.plane import new_size
 from edge.record import evidence
-from edge.record.keeping import FRAME
 from edge.record.queries import StoredVerdict
 from edge.types import Frame, Placement, as_bytes
 
@@ -38,10 +37,8 @@ FILES = {
     "map": evidence.HEATMAP, "classes": evidence.CLASSES,
 }  # fmt: skip
 LAYERS = ("original", *FILES)
-REVIEWED = "reviewed"  # folder of the state: copies of frames that a person reviewed
 MOST_PIXELS = 64e6  # of an original that is shown; larger ones are reduced
 TURN_S = 10.0  # to wait for another original to be decoded
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 GONE = "the frame's file is no longer there, and no copy of it was kept"
 CHANGED = "the frame's file has changed since it was judged"
 NOT_KEPT = "kept only of frames that are not OK, and of a share of the others"
@@ -72,8 +69,7 @@ class Pictures:
         """`root` is the folder of all evidence."""
         self._root = root
         self._settings, self._inspectors, self._workers = settings, inspectors, workers
-        self._state = settings.paths.state
-        self._sources = {source.name: source for source in settings.source}
+        self._places = Places(settings)
         self._turn = threading.Lock()
 
     def picture(self, stored: StoredVerdict, layer: str) -> Picture:
@@ -160,24 +156,12 @@ class Pictures:
         return inspector if inspector and inspector.bundle.digest == model.get("sha256") else None
 
     def _evidence(self, stored: StoredVerdict) -> Path | None:
-        """The verdict's folder of evidence, if it is there and below the place for it."""
-        said = stored.payload.get("evidence")
-        root = self._root.resolve()
-        if not isinstance(said, str) or not said:
-            return None
-        folder = (root / said).resolve()
-        return folder if folder != root and folder.is_relative_to(root) and folder.is_dir() else None
+        """The verdict's folder of evidence, if it is there."""
+        return evidence.folder_of(self._root, stored.payload.get("evidence"))
 
     def _copies(self, stored: StoredVerdict) -> Iterator[Path]:
-        """Files that may hold the frame: kept with the evidence, with a review, or where it came from."""
-        sha256 = stored.payload["image"].get("sha256") or ""
-        if folder := self._evidence(stored):
-            yield from sorted(folder.glob(f"{FRAME}.*"))
-        if _SHA256.fullmatch(sha256):
-            yield from sorted((self._state / REVIEWED).glob(f"{sha256}.*"))
-        source, path = self._sources.get(stored.source or ""), PurePosixPath(stored.path)
-        if source and stored.path and not path.is_absolute() and ".." not in path.parts:
-            yield source.directory / path
+        """Files that may hold the frame."""
+        return self._places.candidates(stored.payload, stored.source, stored.path)
 
     def _original(self, stored: StoredVerdict) -> Picture:
         scale = _factor(stored.payload["image"])
@@ -217,14 +201,14 @@ class Pictures:
     def _job(
         self, stored: StoredVerdict, file: Path, spec: PreprocessSpec, assets: Path | None
     ) -> PrepareJob:
-        source, runtime = self._sources.get(stored.source or ""), self._settings.runtime
+        runtime = self._settings.runtime
         return PrepareJob(
             file=file,
             path=stored.payload["image"]["path"],
             stamp=None,
             spec=spec,
             limits=Limits(runtime.max_pixels, runtime.max_pages),
-            value_range=source.value_range if source else None,
+            value_range=self._places.value_range(stored.source),
             assets=assets,
             view=stored.payload.get("view"),
         )

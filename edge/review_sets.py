@@ -12,8 +12,8 @@ from pathlib import Path
 from edge.artifacts import write_atomic
 from edge.config import Settings
 from edge.dataset import COLUMNS, NOTE, Label
+from edge.places import Places
 from edge.record.reviews_reader import Reviewed
-from edge.replay.stored import Places
 
 LABEL_OF: Mapping[str, Label] = {"OK": "good", "NotOK": "defect", "NotDecidable": "review"}
 OF_PAGES = "it is a page of a file with several, and a manifest names files"
@@ -49,7 +49,7 @@ def reviewed_set(settings: Settings, items: Sequence[Reviewed]) -> ReviewedSet:
             left_out[OF_PAGES] += 1
             continue
         sha256 = image.get("sha256") or ""
-        file, why = places.find(item.source or "", image.get("path") or "", sha256)
+        file, why = places.find(item.payload, item.source)
         if file is None:
             left_out[why] += 1
         else:

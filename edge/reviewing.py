@@ -6,29 +6,22 @@ them, and what people said of frames that are gone cannot be learned from.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import os
-import re
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from edge.artifacts import make_folder, sha256_of, sync_folder
+from edge.artifacts import copy_verified, make_folder
 from edge.config import Settings
 from edge.errors import ConfigError, DataError, MissingInputError, UsageError
+from edge.places import CHANGED, Places
 from edge.recipes import find_recipe
 from edge.record import evidence, reviews
 from edge.record.store import Store
-from edge.replay.stored import CHANGED, NEVER_READ, NO_FILE, NO_SOURCE, REVIEWED
 from edge.types import Review
 
-FICLONE = 0x40049409  # linux/fs.h: share the blocks of another file, where the file system can
 OF_PART = "a part's verdict is of several frames: review those"
 NO_ROOM = "there is no room to keep it"
-_SUFFIX = re.compile(r"(\.[A-Za-z0-9]{1,8}){0,2}")
 
 
 class Reviewing:
@@ -98,56 +91,20 @@ def wants_frame(review: Review) -> bool:
 
 def keep_frame(settings: Settings, payload: Mapping[str, Any], source: str | None) -> tuple[Path | None, str]:
     """Copy a verdict's frame to STATE/reviewed/SHA256.EXT; gives where it lies, or why it does not."""
-    image = payload.get("image") or {}
     if payload["resultType"] == "part":
         return None, OF_PART
-    path, sha256 = image.get("path") or "", image.get("sha256") or ""
-    if not sha256:
-        return None, NEVER_READ
-    folder = settings.paths.state / REVIEWED
-    target = folder / f"{sha256}{suffix_of(path)}"
-    if target.is_file():
+    places, image = Places(settings), payload.get("image") or {}
+    file, why = places.find(payload, source)
+    if file is None:
+        return None, why
+    target = places.reviewed(image["sha256"], image["path"])
+    if target == file:
         return target, ""
-    directory = next((one.directory for one in settings.source if one.name == source), None)
-    if directory is None:
-        return None, NO_SOURCE
     try:
-        return _copied(directory / path, target, sha256, settings.evidence.min_free_bytes)
-    except FileNotFoundError:
-        return None, NO_FILE
+        free = evidence.free_bytes(target.parent) - file.stat().st_size
+        if free < evidence.wanted_free(target.parent, settings.evidence.min_free_bytes):
+            return None, NO_ROOM
+        make_folder(target.parent)
+        return (target, "") if copy_verified(file, target, image["sha256"]) else (None, CHANGED)
     except OSError as error:
         return None, f"it cannot be kept: {error.strerror}"
-
-
-def suffix_of(path: str) -> str:
-    """What decoders know a format by; nothing where a name has something odd there."""
-    found = "".join(PurePosixPath(path).suffixes[-2:])
-    return found if _SUFFIX.fullmatch(found) else ""
-
-
-def _copied(file: Path, target: Path, sha256: str, min_free_bytes: int | None) -> tuple[Path | None, str]:
-    """Temp → verified → fsync → rename: a name that is a digest is only ever given to its bytes."""
-    if not file.is_file():  # gone, or something that would never end
-        return None, NO_FILE
-    folder = target.parent
-    free = evidence.free_bytes(folder) - file.stat().st_size
-    if free < evidence.wanted_free(folder, min_free_bytes):
-        return None, NO_ROOM
-    make_folder(folder)
-    temporary = folder / f".{target.name}.{os.getpid()}.{time.monotonic_ns()}.tmp"
-    try:
-        with file.open("rb") as source, temporary.open("xb") as copy:
-            try:
-                fcntl.ioctl(copy.fileno(), FICLONE, source.fileno())
-            except OSError:  # another file system, or one that cannot
-                shutil.copyfileobj(source, copy, 1 << 20)
-            copy.flush()
-            os.fsync(copy.fileno())
-        if sha256_of(temporary) != sha256:
-            return None, CHANGED
-        temporary.rename(target)
-        sync_folder(folder)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
-    return target, ""

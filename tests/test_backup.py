@@ -119,6 +119,19 @@ def test_secrets_that_were_asked_for_come_back_for_their_owner_only(
     assert secret.stat().st_mode & 0o077 == 0
 
 
+def test_frames_that_people_reviewed_come_with_pictures_or_are_said_to_be_missing(
+    made: Callable[..., Path], site: Path, tmp_path: Path
+) -> None:
+    frame = site / "var/reviewed/aa.png"
+    frame.parent.mkdir()
+    frame.write_bytes(b"frame")
+    done = restore(made(), tmp_path / "without", force=False)
+    assert any("frames that people reviewed" in note for note in done.notes)
+    (tmp_path / "out/site.tar").unlink()
+    restore(made(evidence=True), tmp_path / "with", force=False)
+    assert (tmp_path / "with/var/reviewed/aa.png").read_bytes() == b"frame"
+
+
 def test_a_backup_is_not_replaced_unless_forced(made: Callable[..., Path], site: Path) -> None:
     archive = made()
     before = archive.read_bytes()

@@ -14,7 +14,11 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")
 def backup(
     file: Annotated[Path, typer.Argument(help="The archive to write, such as site.tar.", metavar="FILE")],
     with_evidence: Annotated[
-        bool, typer.Option("--with-evidence", help="Pictures of verdicts and reports of replays, too.")
+        bool,
+        typer.Option(
+            "--with-evidence",
+            help="Pictures of verdicts, frames that people reviewed, reports of replays, too.",
+        ),
     ] = False,
     with_secrets: Annotated[
         bool,

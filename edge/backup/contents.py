@@ -16,14 +16,15 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from edge import app
-from edge.check import secret_files
+from edge.check import public_files, secret_files
 from edge.config import Settings
+from edge.places import REVIEWED
 
 MANIFEST = "manifest.json"
 CONFIG = "config.toml"
 DATABASE = f"state/{app.DATABASE}"
 MADE_ANEW = {"compiled", ".resume"}  # folders that are made again from the rest
-PICTURES = (app.EVIDENCE, app.REPLAYS)
+PICTURES = (app.EVIDENCE, app.REPLAYS, REVIEWED)
 
 
 class Stored(BaseModel):
@@ -72,6 +73,10 @@ def contents(settings: Settings, *, with_evidence: bool, with_secrets: bool) -> 
             files[file.relative_to(base).as_posix()] = file
     hidden = {file.resolve() for file in secret.values()}
     folders = {"engines": settings.paths.engines, "calibration": settings.paths.calibration}
+    if not with_evidence and (settings.paths.state / REVIEWED).is_dir():
+        left_out["frames that people reviewed"] = (
+            f"{settings.paths.state / REVIEWED}, without --with-evidence"
+        )
     if with_evidence:
         folders |= {f"state/{name}": settings.paths.state / name for name in PICTURES}
     for role, folder in folders.items():
@@ -81,13 +86,10 @@ def contents(settings: Settings, *, with_evidence: bool, with_secrets: bool) -> 
 
 
 def _public_files(settings: Settings) -> dict[str, Path]:
-    tls, keys = settings.mqtt.tls, settings.security.trusted_keys
-    named = {} if tls is None else {"mqtt.tls.ca_file": tls.ca_file, "mqtt.tls.cert_file": tls.cert_file}
+    keys = settings.security.trusted_keys
     listed = () if keys is None else keys if isinstance(keys, tuple) else (keys,)
     found = [file for one in listed for file in (sorted(one.glob("*.pub")) if one.is_dir() else [one])]
-    return {key: file for key, file in named.items() if file is not None} | {
-        f"security.trusted_keys {file.name}": file for file in found
-    }
+    return public_files(settings) | {f"security.trusted_keys {file.name}": file for file in found}
 
 
 def _below(folder: Path) -> Iterator[Path]:

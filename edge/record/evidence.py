@@ -192,6 +192,15 @@ def save(
     return f"{day}/{result_id}"
 
 
+def folder_of(root: Path, said: object) -> Path | None:
+    """The folder of a verdict's evidence, by the verdict's word; None where it is not there, or not below."""
+    root = root.resolve()
+    if not isinstance(said, str) or not said:
+        return None
+    folder = (root / said).resolve()
+    return folder if folder != root and folder.is_relative_to(root) and folder.is_dir() else None
+
+
 def _check_room(root: Path, min_free_bytes: int | None) -> None:
     free, wanted = free_bytes(root), wanted_free(root, min_free_bytes)
     if free < wanted:

@@ -3,19 +3,17 @@ must hold up no verdict."""
 
 from __future__ import annotations
 
-import hashlib
-import os
 import queue
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edge.artifacts import copy_verified
 from edge.record.evidence import free_bytes, wanted_free
 
 FRAME = "frame"  # stem of the copy; the suffix is the file's own
 MOST_WAITING = 64
-CHUNK_BYTES = 2**20
 BUSY, CHANGED, FULL, FAILED = "copies_behind", "frame_changed", "disk_full", "failed"
 
 
@@ -65,27 +63,4 @@ class FrameKeeper:
         if free_bytes(self._root) < wanted_free(self._root, self._min_free_bytes):
             return FULL
         target = wanted.folder / f"{FRAME}{wanted.file.suffix.lower()}"
-        unfinished = wanted.folder / f".{FRAME}.unfinished"
-        try:
-            if not _copied(wanted.file, unfinished, wanted.sha256):
-                return CHANGED
-            unfinished.rename(target)
-            return ""
-        finally:
-            unfinished.unlink(missing_ok=True)
-
-
-def _copied(file: Path, to: Path, sha256: str) -> bool:
-    """Copy a file and say whether its content is the one that is meant."""
-    digest = hashlib.sha256()
-    # O_NONBLOCK: a FIFO in its place must not hang
-    with (
-        open(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as source,
-        to.open("wb") as copy,
-    ):
-        while chunk := source.read(CHUNK_BYTES):
-            digest.update(chunk)
-            copy.write(chunk)
-        copy.flush()
-        os.fsync(copy.fileno())
-    return digest.hexdigest() == sha256
+        return "" if copy_verified(wanted.file, target, wanted.sha256) else CHANGED

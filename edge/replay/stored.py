@@ -9,21 +9,15 @@ from json import loads
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from edge.artifacts import sha256_of
 from edge.config import Settings
 from edge.errors import MissingInputError, UsageError
 from edge.intake.naming import Naming, unnamed
+from edge.places import Places
 from edge.record.reader import BatchReader
 from edge.timestamps import unix_s_of
 from edge.types import Evaluation, Identity
 
-REVIEWED = "reviewed"  # below paths.state: copies of frames that a person has reviewed
 ROWS_AT_ONCE = 500
-
-CHANGED = "its file has other content now"
-NO_FILE = "its file is gone"
-NO_SOURCE = "its source is no longer in config.toml"
-NEVER_READ = "its bytes were never read"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,13 +144,13 @@ def stored(reader: StoredVerdicts, settings: Settings, wanted: Selection) -> Ite
                 was[page] = said
                 if result_id in said_by_id:
                     reviews[page] = said_by_id[result_id]
-        file, why_gone = places.find(source or "", path or "", sha256 or "")
+        file, why_gone = places.find(payloads[0][1], source, path or "")
         yield Held(
             name=path or "",
             file=file,
             naming=AsStored({page: _identity(said) for page, said in was.items()}),
             named=path or "",
-            value_range=places.value_range(source or ""),
+            value_range=places.value_range(source),
             was=was,
             reviews=reviews,
             sha256=sha256 or "",
@@ -193,43 +187,3 @@ def parse_time(option: str, text: str | None) -> float | None:
 
 def _identity(said: Mapping[str, Any]) -> Identity:
     return Identity(part=said["partId"], view=said["view"], batch=said["batchId"])
-
-
-class Places:
-    """Where the frames of stored verdicts are looked for: in their source's folder, then among the copies."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._sources = {source.name: source for source in settings.source}
-        self._reviewed = settings.paths.state / REVIEWED
-        self._copies: Mapping[str, Sequence[Path]] | None = None
-
-    def value_range(self, source: str) -> tuple[float, float] | None:
-        """The stored values that are black and white in a source's frames."""
-        return self._sources[source].value_range if source in self._sources else None
-
-    def find(self, source: str, path: str, sha256: str) -> tuple[Path | None, str]:
-        """The file with this content; else None, and why there is none."""
-        if not sha256:
-            return None, NEVER_READ
-        why = NO_SOURCE
-        candidates: list[Path] = []
-        if source in self._sources:
-            why = NO_FILE
-            candidates.append(self._sources[source].directory / path)
-        for file in (*candidates, *self._copies_of(sha256)):
-            try:
-                if file.is_file() and sha256_of(file) == sha256:
-                    return file, ""
-                why = CHANGED if file.is_file() else why
-            except OSError as error:
-                why = f"its file cannot be read: {error.strerror}"
-        return None, why
-
-    def _copies_of(self, sha256: str) -> Sequence[Path]:
-        """Copies are named by the sha256 of their content."""
-        if self._copies is None:
-            found: dict[str, list[Path]] = {}
-            for file in self._reviewed.rglob("*") if self._reviewed.is_dir() else ():
-                found.setdefault(file.name.partition(".")[0], []).append(file)
-            self._copies = found
-        return self._copies.get(sha256, ())
