@@ -6,6 +6,8 @@ const TILE_PX = 512;
 const AT_ONCE = 6; // as many as a browser asks of one server
 const KEPT = 160; // tiles of 512 × 512: 160 MB decoded
 const PREVIEW_PX = 1024;
+const TRIES = 3;
+const RETRY_MS = 1000; // and twice that, and so on
 
 export class Pyramid {
   /** `size`: { width, height, levels } of the layer; `matrix`: plane → frame, for layers that lie on the plane. */
@@ -25,16 +27,25 @@ export class Pyramid {
       this.shown();
       changed();
     }, () => {
-      this.failed = "the picture cannot be loaded";
+      this.failed = "The picture cannot be loaded.";
       this.shown();
       changed();
     });
   }
 
-  load(url) {
-    const image = new Image();
-    image.src = url;
-    return image.decode().then(() => image);
+  /** A picture that does not come is asked for again: the daemon may be busy with another. */
+  async load(url) {
+    for (let tried = 1; ; tried++) {
+      const image = new Image();
+      image.src = url;
+      try {
+        await image.decode();
+        return image;
+      } catch (error) {
+        if (tried === TRIES) throw error;
+        await new Promise((resolve) => setTimeout(resolve, RETRY_MS * 2 ** (tried - 1)));
+      }
+    }
   }
 
   /** Draw what is there of the rectangle of the layer that is seen, and ask for what is not.
@@ -86,7 +97,9 @@ export class Pyramid {
       this.tiles.set(key, entry);
       this.loading += 1;
       this.load(tile(this.id, this.layer, z, x, y))
-        .then((image) => Object.assign(entry, { image, ready: true }), () => { entry.failed = true; })
+        .then((image) => Object.assign(entry, { image, ready: true }), () => {
+          this.failed = "Parts of the picture cannot be loaded: what is blurred there is a smaller picture. Open the verdict again.";
+        })
         .finally(() => {
           this.loading -= 1;
           for (const old of this.tiles.keys()) {

@@ -88,9 +88,10 @@ class Viewer {
         this.button("1:1", "One to one", () => this.one()), this.button("Whole", "Whole picture", () => this.gaze.whole())));
     this.stages = h("div", { class: "stages" }, this.stage.canvas);
     this.list = defects(this.verdict, (at) => this.goTo(at));
+    this.problem = h("p", { class: "broken", role: "status", hidden: true });
     const absent = this.can("original") ? null
       : missing("The frame cannot be shown", { message: this.found.pictures?.original?.why ?? "the daemon offers no pictures of this verdict" });
-    main.replaceChildren(head, h("div", { class: "desk" }, h("div", { class: "board" }, tools, absent, this.stages, this.readout),
+    main.replaceChildren(head, h("div", { class: "desk" }, h("div", { class: "board" }, tools, absent, this.problem, this.stages, this.readout),
       h("aside", {}, why(this.found), this.list, this.review.element)));
   }
 
@@ -199,6 +200,9 @@ class Viewer {
   /** When the first picture and when the sharp one was there, for whoever measures. */
   measure(sharp) {
     const canvas = this.stage.canvas;
+    const failed = [this.stage.base, this.stage.map].map((one) => one?.failed).find(Boolean) ?? "";
+    if (this.problem.textContent !== failed) this.problem.textContent = failed; // a screen reader hears changes only
+    this.problem.hidden = !failed;
     if (this.stage.base?.preview) canvas.dataset.first ??= Math.round(performance.now() - this.began);
     canvas.dataset.layer = this.layer;
     canvas.dataset.sharp = String(Boolean(sharp && this.stage.base?.preview));

@@ -50,6 +50,7 @@ def daemon(pictures: FakeDaemon) -> Iterator[FakeDaemon]:
     yield pictures
     pictures.verdicts, pictures.refuse_reviews = before, ""
     pictures.gone.clear()
+    pictures.busy.clear()
 
 
 class Faults(list[str]):

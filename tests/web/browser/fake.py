@@ -137,6 +137,7 @@ class FakeDaemon:
         self.reviews: list[dict[str, Any]] = []
         self.refuse_reviews = ""
         self.gone: set[str] = set()  # paths that this daemon does not offer
+        self.busy: dict[str, int] = {}  # paths: how often they are refused before they are answered
         self.listeners: set[asyncio.Queue[bytes]] = set()
         self.asked: list[str] = []
         self.explorer = explorer()
@@ -204,6 +205,9 @@ class FakeDaemon:
         def offered(path: str, endpoint: Any, **more: Any) -> Route:
             async def answer(request: Request) -> Response:
                 self.asked.append(request.url.path + "?" + request.url.query)
+                if self.busy.get(request.url.path, 0) > 0:
+                    self.busy[request.url.path] -= 1
+                    return JSONResponse({"error": "the decoders are busy"}, 503)
                 if any(request.url.path.startswith(gone) for gone in self.gone):
                     return JSONResponse({"error": "not offered"}, 404)
                 answered = endpoint(request)

@@ -134,6 +134,26 @@ def test_one_to_one_shows_the_frame_pixel_by_pixel(page: Any, daemon: FakeDaemon
     assert compared > 200
 
 
+def test_a_tile_that_the_daemon_was_too_busy_for_is_asked_for_again(
+    page: Any, daemon: FakeDaemon, faults: Faults
+) -> None:
+    faults.expected.append("503")
+    for x in range(9):
+        for y in range(6):
+            daemon.busy[f"/api/v1/verdicts/F0003/tile/original/0/{x}/{y}"] = 1
+    open_verdict(page, daemon, "F0003")
+    one_to_one(page)  # waits until all of it is sharp
+    assert 0 in daemon.busy.values()
+    assert page.locator(".broken").is_hidden()
+
+
+def test_pictures_that_never_come_are_said(page: Any, daemon: FakeDaemon, faults: Faults) -> None:
+    faults.expected.append("503")
+    daemon.busy["/api/v1/verdicts/F0003/picture/original"] = 99
+    page.goto(f"{daemon.url}/#/verdict/F0003")
+    page.get_by_text("The picture cannot be loaded.").wait_for()
+
+
 def test_opacity_changes_what_is_seen_at_the_defect_only(page: Any, daemon: FakeDaemon) -> None:
     open_verdict(page, daemon, "F0003")
 
