@@ -42,7 +42,7 @@ from edge.publish.outbox import Delivery
 from edge.publish.payload import encode, frame_payload
 from edge.publish.schema import verdict_schema
 from edge.record.store import Store
-from edge.types import Defect, Identity, ImageInfo, Judgement, ModelInfo, Score, Verdict
+from edge.types import KINDS, Defect, Identity, ImageInfo, Judgement, ModelInfo, Score, Verdict
 from tests.brokers import Mosquitto
 
 STATISTICS = ("mse", "max", "std", "sum", "min")
@@ -91,7 +91,7 @@ def verdict(number: int) -> Verdict:
 
 def fill(database: Path, verdicts: int) -> int:
     """An outbox with that many rows; gives the mean size of a body in bytes."""
-    store, size_bytes = Store(database, (SINK,)), 0
+    store, size_bytes = Store(database, {SINK: KINDS}), 0
     jsonschema.validate(verdict(0).payload, verdict_schema())
     for begin in range(0, verdicts, FILL_ROWS):
         with store.transaction():
@@ -167,7 +167,7 @@ class Recording:
 
 def deliver(database: Path, port: int, protocol: int, recording: int) -> None:
     """Drain the outbox as the daemon does, until it is empty."""
-    store = Store(database, (OTHER_SINK,))
+    store = Store(database, {OTHER_SINK: KINDS})
     meter, wake, stop, recorder = Count(), threading.Event(), threading.Event(), Recording(store)
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     log = structlog.get_logger()

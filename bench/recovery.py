@@ -181,7 +181,7 @@ def _hanging_engine(folder: Path, broker: Mosquitto, port: int) -> float:
 
 
 def _history(database: Path) -> None:
-    store = Store(database, [])
+    store = Store(database)
     image = {"path": "B0/P.png", "sha256": "", "width": 64, "height": 48, "bits": 8}
     with store.transaction():
         for number in range(HISTORY):

@@ -29,7 +29,7 @@ from edge.observe.metrics import Metrics
 from edge.pipeline import Inspector, PrepareJob, prepare_file, warm_up
 from edge.preprocess import MaskSpec
 from edge.publish import Sink
-from edge.publish.fields import Selected, Selection
+from edge.publish.fields import Selection
 from edge.publish.jsonl import FileReceiver
 from edge.publish.mqtt import MqttSink
 from edge.publish.outbox import Delivery
@@ -41,7 +41,7 @@ from edge.record.keeping import FrameKeeper
 from edge.record.store import Store
 from edge.recording import EvidenceRule, PartRule, RecordStage
 from edge.stages import MOST_PIXELS_WAITING, DecodeStage, InspectStage, Judged, Prepared, Route
-from edge.types import Candidate, Verdict
+from edge.types import KINDS, Candidate, Sinks, Verdict
 from edge.wallclock import WallClock
 from edge.web.events import Feed
 
@@ -53,7 +53,6 @@ FAULTS = "fault.log"  # what the interpreter says as it dies of a fault in nativ
 # Files are out, each with a time limit to be read and one to be decoded, and none came back: the pool hangs
 STUCK_AFTER_TIMEOUTS = 2.0
 STUCK_SLACK_S = 20.0  # a worker that has to be started, or does not take its job
-KINDS = ("frame", "part", "review")  # of what the outbox holds
 MQTT, SPARKPLUG = "mqtt", "sparkplug"  # these sinks' names in outbox and metrics
 BIRTHS = "sparkplug-bdseq"  # the number of the last connection
 
@@ -190,10 +189,11 @@ def announce(feed: Feed, verdict: Verdict) -> None:
     feed.publish("verdict", {**brief, "resultEvaluation": verdict.evaluation})
 
 
-def sinks(settings: Settings) -> tuple[str, ...]:
+def sinks(settings: Settings) -> Sinks:
     """Whom verdicts wait for."""
-    fixed = ((MQTT, settings.mqtt.enabled), (SPARKPLUG, settings.sparkplug.enabled))
-    return (*(name for name, enabled in fixed if enabled), *(sink.name for sink in settings.sink))
+    brokers = ((MQTT, settings.mqtt.enabled), (SPARKPLUG, settings.sparkplug.enabled))
+    of_all = {name: KINDS for name, enabled in brokers if enabled}
+    return of_all | {sink.name: tuple(sorted(set(sink.kinds))) for sink in settings.sink}
 
 
 def wake_all(deliveries: Sequence[Delivery]) -> None:
@@ -265,33 +265,39 @@ def _deliveries(
     requests: Callable[[str, bytes], Mapping[str, Any]],
     log: Any,
 ) -> list[Delivery]:
-    made: list[tuple[Sink, threading.Event]] = []
-    if settings.mqtt.enabled:
-        wake = threading.Event()
-        sink = MqttSink(
-            settings.mqtt,
-            station=settings.station.name,
-            info=describe,
-            state=state,
-            handle=requests if settings.mqtt.requests else None,
-            wake=wake,
-            log=log,
-            environ=os.environ,
-            name=MQTT,
-        )
-        made.append((Selected(sink, KINDS, Selection.of(settings.mqtt.fields)), wake))
-    if settings.sparkplug.enabled:
-        wake = threading.Event()
-        made.append((_sparkplug(settings, describe, wake, log), wake))
+    def delivery(make: Callable[[threading.Event], Sink], fields: Sequence[str] = ()) -> Delivery:
+        wake, select = threading.Event(), Selection.of(fields).apply
+        return Delivery(make(wake), store, wake=wake, meter=metrics, log=log, select=select)
+
+    mqtt, sparkplug = settings.mqtt, settings.sparkplug
+    made = []
+    if mqtt.enabled:
+        handle = requests if mqtt.requests else None
+        make = partial(_mqtt, settings, describe, state, handle, log)
+        made.append(delivery(make, mqtt.fields))
+    if sparkplug.enabled:  # which selects fields by itself: it needs some to say whose they are
+        made.append(delivery(partial(_sparkplug, settings, describe, log)))
     for one in settings.sink:
-        wake = threading.Event()
-        threaded = ThreadedSink(one.name, _receiver_of(one), wake=wake, log=log)
-        made.append((Selected(threaded, one.kinds, Selection.of(one.fields)), wake))
-    return [Delivery(sink, store, wake=wake, meter=metrics, log=log) for sink, wake in made]
+        made.append(delivery(partial(_threaded, one, log), one.fields))
+    return made
+
+
+def _mqtt(
+    settings: Settings,
+    describe: Callable[[], Mapping[str, Any]],
+    state: Callable[[], Mapping[str, Any]],
+    handle: Callable[[str, bytes], Mapping[str, Any]] | None,
+    log: Any,
+    wake: threading.Event,
+) -> Sink:
+    return MqttSink(
+        settings.mqtt, station=settings.station.name, info=describe, state=state, handle=handle, wake=wake,
+        log=log, environ=os.environ, name=MQTT,
+    )  # fmt: skip
 
 
 def _sparkplug(
-    settings: Settings, describe: Callable[[], Mapping[str, Any]], wake: threading.Event, log: Any
+    settings: Settings, describe: Callable[[], Mapping[str, Any]], log: Any, wake: threading.Event
 ) -> Sink:
     asked = settings.sparkplug
     return SparkplugSink(
@@ -307,6 +313,10 @@ def _sparkplug(
         environ=os.environ,
         name=SPARKPLUG,
     )
+
+
+def _threaded(sink: FileSink | WebhookSink, log: Any, wake: threading.Event) -> Sink:
+    return ThreadedSink(sink.name, _receiver_of(sink), wake=wake, log=log)
 
 
 def _receiver_of(sink: FileSink | WebhookSink) -> Callable[[], Receiver]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -319,11 +319,18 @@ class Review:
     created_unix_s: float
 
 
+Kind = Literal["frame", "part", "review"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+Sinks = Mapping[str, Collection[Kind]]
+"""Whom results wait for: by the name of each sink what it wants."""
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
     """One outbox row: `body` is the JSON that goes on the wire, the same bytes on every attempt."""
 
     row_id: int
-    kind: Literal["frame", "part", "review"]
+    kind: Kind
     result_id: str  # of a review: that of its verdict
     body: bytes

@@ -20,7 +20,7 @@ from edge.daemon import lock_site
 from edge.errors import DataError, TryAgainError, UsageError
 from edge.record.store import SCHEMA_VERSION, Store
 from edge.testing import write_frame
-from edge.types import Identity, Verdict
+from edge.types import KINDS, Identity, Verdict
 from tests.brokers import free_port, until
 from tests.sites import DaemonProcess, make_recipe, write_config
 
@@ -46,7 +46,7 @@ def site(tmp_path: Path, recipe: Path) -> Path:
     file.write_text(text)
     (folder / "secret").mkdir()
     (folder / "secret/password").write_text("hunter2")
-    store = Store(folder / "var" / app.DATABASE, ["mqtt"])
+    store = Store(folder / "var" / app.DATABASE, {"mqtt": KINDS})
     for number in range(VERDICTS):
         at = 1000.0 + number
         verdict = Verdict(f"R{number}", "frame", "blur", "OK", Identity("P", "01", "B"), at, {})
@@ -92,7 +92,7 @@ def test_what_comes_out_is_what_went_in(made: Callable[..., Path], site: Path, t
     for name in ("config.toml", "engines/blur/bundle.json", "calibration/blur.json",
                  "var/evidence/2026-11-20/R0/overlay.jpg"):  # fmt: skip
         assert (tmp_path / "new" / name).read_bytes() == (site / name).read_bytes(), name
-    store = Store(tmp_path / "new/var" / app.DATABASE, ["mqtt"])
+    store = Store(tmp_path / "new/var" / app.DATABASE, {"mqtt": KINDS})
     try:
         assert [row.result_id for row in store.pending("mqtt", 0, 9)] == ["R0", "R1", "R2"]
     finally:

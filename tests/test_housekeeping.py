@@ -33,7 +33,7 @@ class House:
     def __init__(self, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.state, self.clock, self.unix = state, FakeClock(), FakeClock(NOW)
         self.health, self.metrics = Health(), Metrics(CollectorRegistry())
-        self.store = open_store(state / "edge.sqlite3", [], log=structlog.get_logger())
+        self.store = open_store(state / "edge.sqlite3", {}, log=structlog.get_logger())
         self.free = 100 * GB
         settings = SimpleNamespace(
             paths=SimpleNamespace(state=state),

@@ -26,7 +26,7 @@ from edge.record.store import Store
 from edge.recording import EvidenceRule, RecordStage
 from edge.stages import FrameResult, Judged
 from edge.testing import FakeClock
-from edge.types import Candidate, FileStamp, Identity, ImageInfo, Judgement, ModelInfo, Score
+from edge.types import KINDS, Candidate, FileStamp, Identity, ImageInfo, Judgement, ModelInfo, Score
 
 NOON = 1_795_176_000.0  # 2026-11-20T12:00Z
 MEAN = 0.02
@@ -48,7 +48,7 @@ class Rig:
 
     def __init__(self, folder: Path) -> None:
         self.clock = FakeClock(NOON)
-        self.store = Store(folder / "edge.sqlite3", ["mqtt"])
+        self.store = Store(folder / "edge.sqlite3", {"mqtt": KINDS})
         self.metrics = Metrics(CollectorRegistry())
         self.calibration: Calibration | None = calibration()
         self._judged: Buffer[Judged] = Buffer(1e9)

@@ -18,6 +18,7 @@ from edge.artifacts import sha256_of
 from edge.config import Settings
 from edge.record.store import Store
 from edge.reviewing import Reviewing
+from edge.types import KINDS
 from edge.web import reviews
 from edge.web.server import HttpServer
 from tests.replay.sites import frame_of, make_site
@@ -51,7 +52,7 @@ JSON = {"content-type": "application/json"}
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
     settings = make_site(tmp_path, good=4, defects=3)
-    store = Store(settings.paths.state / app.DATABASE, ["mqtt"])
+    store = Store(settings.paths.state / app.DATABASE, {"mqtt": KINDS})
     told: list[tuple[str, Any]] = []
     view = Reviewing(store, settings, announce=lambda event, data: told.append((event, data)))
     server = HttpServer(Starlette(routes=reviews.routes(view)), "127.0.0.1", 0)

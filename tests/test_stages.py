@@ -27,7 +27,7 @@ from edge.record.store import Store
 from edge.recording import EvidenceRule, PartRule, RecordStage
 from edge.stages import DecodeStage, InspectStage, Route, put_patiently
 from edge.testing import FakeClock, FakeRuntime, fake_bundle, fake_calibration, write_frame
-from edge.types import Candidate, FileStamp, Frame, Verdict
+from edge.types import KINDS, Candidate, FileStamp, Frame, Verdict
 
 
 class InPlace:
@@ -125,7 +125,7 @@ class Rig:
         self.backlog, self.workers = Backlog(dict.fromkeys(routes, "oldest")), InPlace()
         prepared, judged = Buffer(1e9), Buffer(1e9)
         self.journal = InFlight(folder / "in-flight", faulted=faulted)
-        self.store = Store(folder / "edge.sqlite3", ["mqtt"])
+        self.store = Store(folder / "edge.sqlite3", {"mqtt": KINDS})
         self.decode = DecodeStage(
             routes, self.backlog, self.workers, dict.fromkeys(routes, self.returned), prepared,
             journal=self.journal, stuck_s=60, meter=self.meter, log=log, clock=self.clock,

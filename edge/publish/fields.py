@@ -1,4 +1,4 @@
-"""What of a verdict a sink sends: some fields of it, and only some kinds. What is stored stays whole."""
+"""What of a verdict a sink sends: some fields of it. What is stored stays whole."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edge.publish import Message, Settled, Sink
+from edge.publish import Message
 from edge.publish.payload import encode
 from edge.publish.schema import verdict_schema
 
@@ -87,43 +87,3 @@ def _remove(body: Any, path: Sequence[str]) -> None:
         body = body.get(name) if isinstance(body, dict) else None
     if isinstance(body, dict):
         body.pop(path[-1], None)
-
-
-class Selected:
-    """A sink that is sent only some kinds, and of these only some fields; see `edge.publish.Sink`."""
-
-    def __init__(self, sink: Sink, kinds: Collection[str], selection: Selection) -> None:
-        self._sink, self._kinds, self._selection = sink, frozenset(kinds), selection
-        self._passed_over: list[int] = []
-
-    @property
-    def name(self) -> str:
-        return self._sink.name
-
-    @property
-    def connected(self) -> bool:
-        return self._sink.connected
-
-    @property
-    def last_error(self) -> str:
-        return self._sink.last_error
-
-    def step(self, now_s: float) -> None:
-        self._sink.step(now_s)
-
-    def capacity(self) -> int:
-        return self._sink.capacity()
-
-    def send(self, message: Message) -> None:
-        if message.kind in self._kinds:
-            self._sink.send(self._selection.apply(message))
-        else:
-            self._passed_over.append(message.row_id)
-
-    def settled(self) -> Settled:
-        passed, self._passed_over = tuple(self._passed_over), []
-        settled = self._sink.settled()
-        return Settled(settled.delivered + passed, settled.refused, settled.lost)
-
-    def close(self, timeout_s: float) -> None:
-        self._sink.close(timeout_s)

@@ -52,7 +52,8 @@ class Delivery:
     overtakes it in the same window, the first row of each kind on a connection, and after a refusal, goes
     alone: what a receiver refuses, it nearly always refuses by kind (a topic) or always (its limits).
 
-    `wake` is the sink's as well, and set by whoever adds rows: setting it ends an idle wait.
+    `select` gives what of a message is sent. `wake` is the sink's as well, and set by whoever adds rows:
+    setting it ends an idle wait.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Delivery:
         wake: threading.Event,
         meter: OutboxMeter,
         log: Any,
+        select: Callable[[Message], Message] = lambda message: message,
         clock: Callable[[], float] = time.monotonic,
         unix_clock: Callable[[], float] = time.time,
         jitter: Callable[[], float] = random.random,
@@ -70,7 +72,7 @@ class Delivery:
         self.sink = sink
         self._store = store
         self.wake = wake  # its own: each delivery clears it
-        self._meter = meter
+        self._meter, self._select = meter, select
         self._log = log
         self._clock = clock
         self._unix_clock = unix_clock
@@ -206,7 +208,7 @@ class Delivery:
                 break
             self._in_flight[message.row_id] = message.kind
             self._after_row_id = message.row_id
-            self.sink.send(message)
+            self.sink.send(self._select(message))
             sent = True
             if not proved:
                 self._probe = message.row_id

@@ -13,7 +13,7 @@ import shutil
 import sqlite3
 import struct
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +23,7 @@ from edge.artifacts import sync_folder, write_atomic
 from edge.errors import CannotWriteError, DataError
 from edge.record.salvage import Salvaged, salvage
 from edge.record.store import DAMAGED, Store, suspect_mark
+from edge.types import Sinks
 
 JOURNALS = ("-wal", "-shm")
 REPORT = ".json"
@@ -53,7 +54,7 @@ class SetAside:
 
 def open_store(
     file: Path,
-    sinks: Sequence[str],
+    sinks: Sinks,
     *,
     log: Any,
     unix_clock: Callable[[], float] = time.time,
@@ -138,7 +139,7 @@ def _integrity(file: Path) -> str:
     return "" if said == "ok" else str(said).replace("\n", " ")
 
 
-def _save_what_is_readable(file: Path, why: str, sinks: Sequence[str], now_unix_s: float) -> None:
+def _save_what_is_readable(file: Path, why: str, sinks: Sinks, now_unix_s: float) -> None:
     """Into FILE.salvaged, with a report. It has this name when it is whole: a crash before that starts again,
     one after it goes on with `_finish`."""
     fresh, done = _beside(file, ".salvaging"), _beside(file, ".salvaged")
@@ -156,7 +157,7 @@ def _save_what_is_readable(file: Path, why: str, sinks: Sequence[str], now_unix_
     sync_folder(file.parent)
 
 
-def _salvaged(file: Path, fresh: Path, sinks: Sequence[str]) -> Salvaged:
+def _salvaged(file: Path, fresh: Path, sinks: Sinks) -> Salvaged:
     target = sqlite3.connect(fresh, isolation_level=None)
     try:
         target.execute("PRAGMA journal_mode=OFF")  # it counts only when it is whole
@@ -171,9 +172,7 @@ def _salvaged(file: Path, fresh: Path, sinks: Sequence[str]) -> Salvaged:
     return found
 
 
-def _salvaged_below_first_page(
-    file: Path, fresh: Path, target: sqlite3.Connection, sinks: Sequence[str]
-) -> Salvaged:
+def _salvaged_below_first_page(file: Path, fresh: Path, target: sqlite3.Connection, sinks: Sinks) -> Salvaged:
     """Without its first page a database does not know its tables. Those of the first schema have had the same
     place in every one since: with the first page of a fresh one, a copy can be read."""
     pages = max(1, _size(file) // PAGE_BYTES)

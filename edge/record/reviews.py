@@ -14,7 +14,7 @@ from ulid import ULID
 
 from edge.errors import DataError, MissingInputError
 from edge.timestamps import utc_text
-from edge.types import Evaluation, Review
+from edge.types import Evaluation, Review, Sinks
 
 MOST_REASON = 2000  # characters
 MOST_REVIEWER = 100
@@ -73,7 +73,7 @@ def _text(name: str, value: object, most: int, allowed: str = "") -> str:
 
 def add(
     db: sqlite3.Connection,
-    sinks: Sequence[str],
+    sinks: Sinks,
     result_id: str,
     said: tuple[Evaluation, str, str],
     now_unix_s: float,
@@ -102,7 +102,7 @@ def add(
     body = wire(review, verdict)
     db.executemany(
         "INSERT INTO outbox (sink, kind, result_id, body, created_unix_s) VALUES (?, 'review', ?, ?, ?)",
-        [(sink, result_id, body, now_unix_s) for sink in sinks],
+        [(sink, result_id, body, now_unix_s) for sink, wanted in sinks.items() if "review" in wanted],
     )
     return review
 

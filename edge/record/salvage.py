@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from edge.record.reviews import COLUMNS, as_review, wire
-from edge.types import Evaluation
+from edge.types import Evaluation, Sinks
 
 FIRST = ("outbox", "files", "verdicts", "reviews")  # what matters most, should the disk fill up meanwhile
 # facts are made anew, by the triggers on verdicts
@@ -48,9 +48,7 @@ class Salvaged:
     again: int = 0  # verdicts that wait again, as it is not known whether they were sent
 
 
-def salvage(
-    damaged: Path, target: sqlite3.Connection, sinks: Sequence[str], only: Sequence[str] = ()
-) -> Salvaged:
+def salvage(damaged: Path, target: sqlite3.Connection, sinks: Sinks, only: Sequence[str] = ()) -> Salvaged:
     """Copy what is readable of a database into a fresh one that has all tables; one transaction.
 
     `only`: these tables.
@@ -263,7 +261,7 @@ CHECKS: dict[str, Callable[[dict[str, Any]], bool]] = {
 }  # fmt: skip
 
 
-def _complete(target: sqlite3.Connection, sinks: Sequence[str], found: Salvaged) -> None:
+def _complete(target: sqlite3.Connection, sinks: Sinks, found: Salvaged) -> None:
     """Mend what one table lost from what the others say."""
     _verdicts_from_outbox(target)
     _reviews_from_outbox(target)
@@ -338,35 +336,36 @@ def _journal_from_verdicts(target: sqlite3.Connection) -> None:
     )
 
 
-def _send_again(target: sqlite3.Connection, sinks: Sequence[str], found: Salvaged) -> None:
+def _send_again(target: sqlite3.Connection, sinks: Sinks, found: Salvaged) -> None:
     """Where it is not known what waited, every verdict and review waits: receivers drop copies by their
     resultId and reviewId, and nothing makes up for one that never came. In the order in which they were made.
     """
     ((before,),) = target.execute("SELECT count(*) FROM outbox").fetchall()
-    for sink in sinks:
+    for sink, wanted in sinks.items():
         target.execute(
             "DELETE FROM outbox WHERE sink = ? AND result_id IN (SELECT result_id FROM verdicts)", (sink,)
         )
         target.execute(
             "INSERT INTO outbox (sink, kind, result_id, body, created_unix_s)"
             " SELECT ?, type, result_id, CAST(payload AS BLOB), created_unix_s FROM verdicts"
-            " ORDER BY created_unix_s, result_id",
-            (sink,),
+            " WHERE type IN (SELECT value FROM json_each(?)) ORDER BY created_unix_s, result_id",
+            (sink, json.dumps(list(wanted))),
         )
     _send_reviews_again(target, sinks)
     ((after,),) = target.execute("SELECT count(*) FROM outbox").fetchall()
     found.again = after - before
 
 
-def _send_reviews_again(target: sqlite3.Connection, sinks: Sequence[str]) -> None:
+def _send_reviews_again(target: sqlite3.Connection, sinks: Sinks) -> None:
     rows = target.execute(
         f"SELECT {', '.join(f'r.{name.strip()}' for name in COLUMNS.split(','))}, v.payload"
         " FROM reviews AS r JOIN verdicts AS v ON v.result_id = r.result_id ORDER BY r.review_id"
     ).fetchall()
+    receivers = [sink for sink, wanted in sinks.items() if "review" in wanted]
     for *row, payload in rows:
         review = as_review(row)
         body = wire(review, _payload(payload))
         target.executemany(
             "INSERT INTO outbox (sink, kind, result_id, body, created_unix_s) VALUES (?, 'review', ?, ?, ?)",
-            [(sink, review.result_id, body, review.created_unix_s) for sink in sinks],
+            [(sink, review.result_id, body, review.created_unix_s) for sink in receivers],
         )

@@ -23,7 +23,7 @@ from edge.errors import CannotWriteError, DataError, EdgeError, UnavailableError
 from edge.record import batches, facts, reviews
 from edge.record.age import clock_jumped
 from edge.record.batches import BatchRow, ChartRow
-from edge.types import Candidate, Evaluation, FileStamp, Identity, Message, Review, Verdict
+from edge.types import Candidate, Evaluation, FileStamp, Identity, Message, Review, Sinks, Verdict
 
 SCHEMA_VERSION = 5
 DAMAGED = "database_damaged"
@@ -90,7 +90,7 @@ class Store:
     """The site's database file."""
 
     def __init__(
-        self, file: Path, sinks: Sequence[str] = (), takes_long: Callable[[], None] = lambda: None
+        self, file: Path, sinks: Sinks | None = None, takes_long: Callable[[], None] = lambda: None
     ) -> None:
         """Open or create it, and bring its schema up to date, after saying that it `takes_long`.
 
@@ -101,7 +101,7 @@ class Store:
         self._file = file
         self.damaged = ""  # what SQLite said, once it has met damage: the daemon stops, and recovers at start
         self.disk_full = False  # the last transaction found no space
-        self._sinks, self._takes_long = tuple(sinks), takes_long
+        self._sinks, self._takes_long = dict(sinks or {}), takes_long
         self._lock = threading.RLock()
         self._counts: Counter[tuple[str, str]] = Counter()  # stored verdicts by (type, evaluation)
         self._made: Counter[tuple[str, str]] = Counter()  # in the transaction that is open
@@ -230,7 +230,7 @@ class Store:
     # verdicts and outbox
 
     def add_verdict(self, verdict: Verdict, body: bytes, source: str | None = None) -> None:
-        """Store a verdict and put `body`, its JSON, into the outbox of every sink."""
+        """Store a verdict and put `body`, its JSON, into the outbox of every sink that wants it."""
         self._made[verdict.result_type, verdict.evaluation] += 1
         image: Mapping[str, Any] = verdict.payload.get("image") or {}
         who = verdict.identity
@@ -246,7 +246,8 @@ class Store:
             "INSERT INTO outbox (sink, kind, result_id, body, created_unix_s) VALUES (?, ?, ?, ?, ?)",
             [
                 (sink, verdict.result_type, verdict.result_id, body, verdict.created_unix_s)
-                for sink in self._sinks
+                for sink, wanted in self._sinks.items()
+                if verdict.result_type in wanted
             ],
         )
 
@@ -370,9 +371,8 @@ class Store:
 
     def abandoned(self) -> dict[str, int]:
         """How many verdicts wait for sinks that are no longer configured, by their names."""
-        rows = self._rows(
-            f"SELECT sink, count(*) FROM outbox WHERE sink NOT IN ({self._marks}) GROUP BY sink", self._sinks
-        )
+        query = f"SELECT sink, count(*) FROM outbox WHERE sink NOT IN ({self._marks}) GROUP BY sink"
+        rows = self._rows(query, tuple(self._sinks))
         return {sink: int(n) for sink, n in rows}
 
     @property
@@ -394,7 +394,7 @@ class Store:
     def add_review(
         self, result_id: str, evaluation: str, reason: str, reviewer: str, now_unix_s: float
     ) -> Review:
-        """Store what a person said of a verdict, and put it into the outbox of every sink.
+        """Store what a person said of a verdict, and put it into the outbox of every sink that wants it.
 
         Raises:
             MissingInputError: no such verdict. DataError: it is not a review, or lacks a reason.

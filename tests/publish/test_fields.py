@@ -10,9 +10,8 @@ import pytest
 
 from edge.config import load
 from edge.errors import ConfigError
-from edge.publish import Message, Settled
-from edge.publish.fields import ALWAYS, Selected, Selection, known_fields
-from edge.publish.memory import MemorySink
+from edge.publish import Message
+from edge.publish.fields import ALWAYS, Selection, known_fields
 
 BODY = {
     "schema": "edge/verdict/1", "resultId": "R1", "resultType": "frame", "creationTime": "2026-11-28T00Z",
@@ -62,17 +61,6 @@ def test_a_selection_that_makes_no_sense_is_refused(fields: tuple[str, ...], say
 
 def test_fields_inside_others_are_known() -> None:
     assert {"image.path", "model.sha256", "score", "views"} <= known_fields()
-
-
-def test_kinds_that_a_sink_does_not_want_are_passed_over() -> None:
-    inner = MemorySink()
-    sink = Selected(inner, ["part"], Selection())
-    sink.step(0.0)
-    sink.send(Message(1, "frame", "R1", b"{}"))
-    sink.send(Message(2, "part", "R2", b"{}"))
-    sink.step(1.0)
-    assert sink.settled() == Settled(delivered=(2, 1))
-    assert [message.result_id for message in inner.received] == ["R2"]
 
 
 def config(folder: Path, text: str) -> Path:

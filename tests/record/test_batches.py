@@ -16,6 +16,7 @@ from edge.errors import DataError, MissingInputError
 from edge.record.batches import ChartRow
 from edge.record.reader import BatchReader
 from edge.record.store import MIGRATIONS, SCHEMA_VERSION, Store
+from edge.types import KINDS
 from tests.record.test_store import verdict
 
 CHART = ChartRow("r", "07", "c" * 64, 0.02, 0.2, 40)
@@ -23,7 +24,7 @@ CHART = ChartRow("r", "07", "c" * 64, 0.02, 0.2, 40)
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    store = Store(tmp_path / "edge.sqlite3", ["mqtt"])
+    store = Store(tmp_path / "edge.sqlite3", {"mqtt": KINDS})
     yield store
     store.close()
 
@@ -99,9 +100,10 @@ KILLED = """
 import os, sys
 from pathlib import Path
 from edge.record.store import Store
+from edge.types import KINDS
 from tests.record.test_batches import CHART
 from tests.record.test_store import verdict
-store = Store(Path(sys.argv[1]), ["mqtt"])
+store = Store(Path(sys.argv[1]), {"mqtt": KINDS})
 for number in range(1000):
     with store.transaction():
         store.add_verdict(verdict(number), b"{}", "s")
@@ -115,7 +117,7 @@ def test_after_a_kill_as_many_frames_are_counted_as_have_verdicts(tmp_path: Path
     file = tmp_path / "edge.sqlite3"
     done = subprocess.run([sys.executable, "-c", KILLED, str(file)], timeout=60)
     assert done.returncode == -9
-    store = Store(file, ["mqtt"])
+    store = Store(file, {"mqtt": KINDS})
     (row,) = store.spc_batches(CHART, 10)
     assert row.frames == store.counts()["frame"]["OK"] == 37
     store.close()

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from edge.errors import DataError
 from edge.record.recovery import open_store, set_aside
 from edge.record.store import DAMAGED, PartKey, PartRow, Store, suspect_mark
-from edge.types import Candidate, FileStamp, Identity, Verdict
+from edge.types import KINDS, Candidate, FileStamp, Identity, Verdict
 
 NOW = 1_790_000_000.0
 PAGE = 4096
@@ -46,7 +46,7 @@ def add(store: Store, numbers: range) -> None:
 def file(tmp_path: Path) -> Path:
     """A closed database of 600 verdicts, of which the first 400 were delivered."""
     file = tmp_path / "var" / "edge.sqlite3"
-    store = Store(file, ["mqtt"])
+    store = Store(file, {"mqtt": KINDS})
     for first in range(0, 600, 50):
         add(store, range(first, first + 50))
     store.delete("mqtt", [row.row_id for row in store.pending("mqtt", 0, 400)])
@@ -80,7 +80,7 @@ def read(file: Path, sql: str) -> list:
 
 def meet_damage(file: Path) -> None:
     """Run as a daemon does until it meets the damage."""
-    store = Store(file, ["mqtt"])
+    store = Store(file, {"mqtt": KINDS})
     with pytest.raises(DataError, match="damaged"):
         store._rows(
             "SELECT count(payload), count(path) FROM verdicts, (SELECT count(body) FROM outbox)"
@@ -93,7 +93,7 @@ def meet_damage(file: Path) -> None:
 
 def recovered(file: Path) -> Store:
     with capture_logs() as said:
-        store = open_store(file, ["mqtt"], log=LOG, unix_clock=lambda: NOW)
+        store = open_store(file, {"mqtt": KINDS}, log=LOG, unix_clock=lambda: NOW)
     assert "critical" in {line["log_level"] for line in said if line["event"] == "database.set_aside"}
     assert read(file, "PRAGMA integrity_check") == [("ok",)]
     assert not suspect_mark(file).exists()
@@ -111,7 +111,7 @@ def test_what_is_no_database_is_set_aside_and_kept(tmp_path: Path) -> None:
     assert one.name == "edge.sqlite3.damaged-20260921T141320Z"
     assert (one.verdicts, one.whole) == (0, False)
     assert "0 verdicts" in str(one)
-    again = open_store(file, ["mqtt"], log=LOG)
+    again = open_store(file, {"mqtt": KINDS}, log=LOG)
     assert again.depth("mqtt") == 3
     again.close()
     assert set_aside(file) == [one]  # it is said until somebody moves it away
@@ -136,7 +136,7 @@ def test_rows_around_bad_pages_are_saved(file: Path, table: str) -> None:
     assert {f"B1/P{int(name[3:]):05d}_01.png" for name in verdicts} >= journal  # the rest is judged again
     assert len(journal) == len(verdicts)
     if table == "files":
-        store = Store(file, ["mqtt"])
+        store = Store(file, {"mqtt": KINDS})
         assert all(store.has_verdict("s", f"B1/P{n:05d}_01.png", f"{n:064d}") for n in range(600))
         store.close()
     (one,) = set_aside(file)
@@ -145,7 +145,7 @@ def test_rows_around_bad_pages_are_saved(file: Path, table: str) -> None:
 
 def test_a_spoiled_index_costs_no_row(file: Path) -> None:
     spoil(file, pages_of(file, "verdicts_by_time")[1:3])
-    store = Store(file, ["mqtt"])
+    store = Store(file, {"mqtt": KINDS})
     with pytest.raises(DataError, match="damaged"):
         store.latest(600)
     store.close()
@@ -201,7 +201,7 @@ def test_random_damage_makes_nothing_up(file: Path) -> None:
             old.unlink()
         file.write_bytes(spoilt)
         suspect_mark(file).touch()
-        open_store(file, ["mqtt"], log=LOG).close()
+        open_store(file, {"mqtt": KINDS}, log=LOG).close()
         aside += len(set_aside(file))
         for result_id, payload in read(file, "SELECT result_id, payload FROM verdicts"):
             found = json.loads(payload)
@@ -214,7 +214,7 @@ def test_random_damage_makes_nothing_up(file: Path) -> None:
 def test_a_log_without_its_database_is_read_and_kept(tmp_path: Path, gone: bool) -> None:
     """SQLite deletes the log of a database that is empty."""
     file = tmp_path / "edge.sqlite3"
-    store = Store(file, ["mqtt"])
+    store = Store(file, {"mqtt": KINDS})
     add(store, range(20))
     log = file.with_name("edge.sqlite3-wal").read_bytes()
     store.close()
@@ -232,7 +232,7 @@ def test_a_log_without_its_database_is_read_and_kept(tmp_path: Path, gone: bool)
 
 def test_a_fault_that_is_gone_sets_nothing_aside(file: Path) -> None:
     suspect_mark(file).touch()
-    open_store(file, ["mqtt"], log=LOG).close()
+    open_store(file, {"mqtt": KINDS}, log=LOG).close()
     assert not suspect_mark(file).exists()
     assert set_aside(file) == []
 
@@ -241,7 +241,7 @@ def test_a_fault_that_is_gone_sets_nothing_aside(file: Path) -> None:
 def test_a_crash_while_it_is_set_aside_loses_nothing(
     file: Path, crash_at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = Store(file, ["mqtt"])
+    store = Store(file, {"mqtt": KINDS})
     add(store, range(600, 610))
     kept = {name: file.with_name(f"edge.sqlite3{name}").read_bytes() for name in ("", "-wal")}
     store.close()
@@ -262,8 +262,8 @@ def test_a_crash_while_it_is_set_aside_loses_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", crash)
         with pytest.raises(KeyboardInterrupt):
-            open_store(file, ["mqtt"], log=LOG)
-    store = open_store(file, ["mqtt"], log=LOG)
+            open_store(file, {"mqtt": KINDS}, log=LOG)
+    store = open_store(file, {"mqtt": KINDS}, log=LOG)
     assert store.depth("mqtt") == 210
     store.close()
     assert len(read(file, "SELECT 1 FROM verdicts")) == 610
@@ -285,6 +285,6 @@ def test_a_newer_schema_is_refused_and_left_alone(file: Path) -> None:
     db.execute("PRAGMA user_version=99")
     db.close()
     with pytest.raises(DataError, match="newer edge") as raised:
-        open_store(file, ["mqtt"], log=LOG)
+        open_store(file, {"mqtt": KINDS}, log=LOG)
     assert raised.value.reason != DAMAGED
     assert set_aside(file) == []

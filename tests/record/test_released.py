@@ -11,7 +11,7 @@ import pytest
 
 from edge.errors import DataError
 from edge.record.store import SCHEMA_VERSION, PartKey, Store
-from edge.types import FileStamp, Identity, Verdict
+from edge.types import KINDS, FileStamp, Identity, Verdict
 
 RELEASED = sorted((Path(__file__).parent / "released").glob("schema-*.sql"))
 TABLES = ("files", "verdicts", "parts", "part_views", "outbox", "spc_charts", "spc_batches", "reviews")
@@ -55,7 +55,7 @@ def test_no_row_is_lost_or_changed(released: Path) -> None:
     assert len(before["verdicts"]) == len(before["files"]) == 12
     assert len(before["outbox"]) >= 6
     warned: list[bool] = []
-    Store(released, ["mqtt"], lambda: warned.append(True)).close()
+    Store(released, {"mqtt": KINDS}, lambda: warned.append(True)).close()
     after = rows(released)
     for table, were in before.items():
         kept = [{key: row[key] for key in were[0]} for row in after[table]] if were else after[table]
@@ -64,12 +64,12 @@ def test_no_row_is_lost_or_changed(released: Path) -> None:
     assert database.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
     assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     database.close()
-    Store(released, ["mqtt"], lambda: warned.append(True)).close()
+    Store(released, {"mqtt": KINDS}, lambda: warned.append(True)).close()
     assert len(warned) <= 1  # the second time there is nothing to bring up to date
 
 
 def test_it_works_on_as_a_new_one_would(released: Path) -> None:
-    store = Store(released, ["mqtt"])
+    store = Store(released, {"mqtt": KINDS})
     try:
         assert store.is_recorded("scanner", "B1/P0_01.png", FileStamp(1000, 5))
         assert store.has_verdict("scanner", "B1/P0_01.png", f"{0:064x}")

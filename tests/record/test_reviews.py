@@ -13,7 +13,7 @@ from edge.errors import DataError, MissingInputError
 from edge.publish.schema import review_schema
 from edge.record.recovery import open_store
 from edge.record.store import MIGRATIONS, Store, suspect_mark
-from edge.types import Identity, Verdict
+from edge.types import KINDS, Identity, Verdict
 from tests.record.test_recovery import pages_of, spoil
 
 NOW = 1_790_000_000.0
@@ -37,7 +37,7 @@ def add_verdict(store: Store, number: int = 0, evaluation: str = "NotOK", fillin
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    store = Store(tmp_path / "edge.sqlite3", ["mqtt", "file"])
+    store = Store(tmp_path / "edge.sqlite3", {"mqtt": KINDS, "file": KINDS})
     yield store
     store.close()
 
@@ -151,7 +151,7 @@ def test_a_database_of_the_version_before_gains_reviews(tmp_path: Path) -> None:
     )
     db.commit()
     db.close()
-    after = Store(file, ["mqtt"])
+    after = Store(file, {"mqtt": KINDS})
     assert after.add_review("R1", "NotOK", "", "Ada", NOW).agrees
     after.close()
 
@@ -159,7 +159,7 @@ def test_a_database_of_the_version_before_gains_reviews(tmp_path: Path) -> None:
 @pytest.mark.parametrize("table", ["outbox", "verdicts_by_time", "reviews"])
 def test_a_damaged_database_keeps_reviews(tmp_path: Path, table: str) -> None:
     file = tmp_path / "edge.sqlite3"
-    store = Store(file, ["mqtt"])
+    store = Store(file, {"mqtt": KINDS})
     ids = [add_verdict(store, number, filling=300) for number in range(300)]
     said = {one: [store.add_review(one, "OK", "dust " * 30, "Ada", NOW + 1000)] for one in ids}
     if table != "reviews":  # what waits carries itself
@@ -167,7 +167,7 @@ def test_a_damaged_database_keeps_reviews(tmp_path: Path, table: str) -> None:
     store.close()
     spoil(file, pages_of(file, table)[1:3])
     suspect_mark(file).touch()
-    saved = open_store(file, ["mqtt"], log=structlog.get_logger())
+    saved = open_store(file, {"mqtt": KINDS}, log=structlog.get_logger())
     assert saved.reviews_of(ids) == said
     waiting = saved.pending("mqtt", 0, 1000)
     reviews = [row for row in waiting if row.kind == "review"]

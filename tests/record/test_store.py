@@ -5,7 +5,7 @@ import pytest
 
 from edge.errors import CannotWriteError, DataError
 from edge.record.store import DAMAGED, PartKey, PartRow, Store
-from edge.types import Candidate, FileStamp, Identity, Verdict
+from edge.types import KINDS, Candidate, FileStamp, Identity, Verdict
 
 
 def verdict(number: int, evaluation: str = "OK") -> Verdict:
@@ -21,7 +21,7 @@ def candidate(path: str = "a.png", mtime_ns: int = 5) -> Candidate:
 
 @pytest.fixture
 def store(tmp_path: Path):
-    store = Store(tmp_path / "edge.sqlite3", ["mqtt", "file"])
+    store = Store(tmp_path / "edge.sqlite3", {"mqtt": KINDS, "file": KINDS})
     yield store
     store.close()
 
@@ -66,11 +66,11 @@ def test_the_journal_knows_files_by_stamp_and_content(store: Store) -> None:
 
 def test_verdicts_survive_reopening(tmp_path: Path) -> None:
     file = tmp_path / "edge.sqlite3"
-    first = Store(file, ["mqtt"])
+    first = Store(file, {"mqtt": KINDS})
     with first.transaction():
         first.add_verdict(verdict(1, "NotOK"), b"{}", "s")
     first.close()
-    second = Store(file, ["mqtt"])
+    second = Store(file, {"mqtt": KINDS})
     assert second.counts() == {"frame": {"NotOK": 1}, "part": {}}
     assert second.depth("mqtt") == 1
     second.close()
@@ -127,14 +127,24 @@ def test_old_verdicts_go_when_every_sink_has_them(store: Store) -> None:
 
 
 def test_a_sink_that_is_gone_does_not_keep_verdicts_for_ever(tmp_path: Path) -> None:
-    store = Store(tmp_path / "db", ("mqtt", "gone"))
+    store = Store(tmp_path / "db", {"mqtt": KINDS, "gone": KINDS})
     with store.transaction():
         store.add_verdict(verdict(1), b"{}", "s")
     store.delete("mqtt", [row.row_id for row in store.pending("mqtt", 0, 9)])
     assert store.prune(1e12, 10) == 0  # it waits for a sink that is configured
     store.close()
-    store = Store(tmp_path / "db", ("mqtt",))
+    store = Store(tmp_path / "db", {"mqtt": KINDS})
     assert store.abandoned() == {"gone": 1}
     assert store.prune(1e12, 10) == 1
     assert store.abandoned() == {}
+    store.close()
+
+
+def test_a_sink_waits_only_for_what_it_wants(tmp_path: Path) -> None:
+    store = Store(tmp_path / "db", {"mes": ("part", "review"), "log": ("frame",)})
+    with store.transaction():
+        store.add_verdict(verdict(1), b'{"resultEvaluation": "OK"}', "s")
+    assert [store.depth(sink) for sink in ("mes", "log")] == [0, 1]
+    store.add_review("id001", "OK", "", "Ada", 2000.0)
+    assert [store.depth(sink) for sink in ("mes", "log")] == [1, 1]
     store.close()

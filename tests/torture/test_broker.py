@@ -28,7 +28,7 @@ from edge.publish.mqtt import ACK_TIMEOUT_S, MqttSink
 from edge.publish.outbox import Delivery
 from edge.record.store import Store
 from edge.status import show
-from edge.types import Identity, Verdict
+from edge.types import KINDS, Identity, Verdict
 from tests.brokers import DEADLINE_S, Mosquitto, require_mosquitto, until
 from tests.e2e.conftest import Site, recipe, site  # noqa: F401  # fixtures
 from tests.e2e.test_run import arrive, frames, retained
@@ -273,7 +273,7 @@ def test_hang_is_noticed_within_the_promised_time(
 def test_slow_broker_holds_up_no_verdict_and_costs_no_copies(
     proxy: Proxy, consumer: Subscriber, log_lines: list[Any], tmp_path: Path
 ) -> None:
-    store = Store(tmp_path / "edge.sqlite3", ("mqtt",))
+    store = Store(tmp_path / "edge.sqlite3", {"mqtt": KINDS})
     proxy.bytes_per_s = 40_000  # about 25 verdicts a second
     line = Line(lambda **more: new_sink(proxy.port, **more), speed=1.0)
     line.delivery._store = store

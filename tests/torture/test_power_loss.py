@@ -14,6 +14,7 @@ import pytest
 
 from edge.record import evidence
 from edge.record.store import Store
+from edge.types import KINDS
 from tests.brokers import until
 from tests.e2e.conftest import Site, recipe, site  # noqa: F401  # fixtures
 from tests.e2e.test_run import arrive
@@ -166,7 +167,7 @@ def after_cut(folder: Path, log: list[str], received: set[str]) -> list[str]:
     """What is not as the daemon's log and the broker have it."""
     if not (folder / "var").exists():
         return ["verdicts without a folder"] if any("frame.judged" in line for line in log) else []
-    Store(folder / DATABASE, ["mqtt"]).close()
+    Store(folder / DATABASE, {"mqtt": KINDS}).close()
     db = sqlite3.connect(folder / DATABASE)
     found = [line for (line,) in db.execute("PRAGMA integrity_check") if line != "ok"]
     payloads = {row: json.loads(text) for row, text in db.execute("SELECT result_id, payload FROM verdicts")}

@@ -20,7 +20,7 @@ from edge.observe.metrics import Metrics
 from edge.quality import QualityView
 from edge.record.queries import Queries
 from edge.record.store import Store
-from edge.types import Identity, Verdict
+from edge.types import KINDS, Identity, Verdict
 from edge.web import verdicts
 from edge.web.access import host_name
 from edge.web.app import create_app
@@ -202,7 +202,7 @@ def content(database: Path) -> list[str]:
 
 def test_no_get_changes_the_database(tmp_path: Path) -> None:
     database = tmp_path / "edge.sqlite3"
-    store = Store(database, ["mqtt"])
+    store = Store(database, {"mqtt": KINDS})
     with store.transaction():
         verdict = Verdict("R1", "frame", "r", "OK", Identity("P", "01", "B"), 1000.0, {"resultId": "R1"})
         store.add_verdict(verdict, b"{}", "s")

@@ -55,7 +55,7 @@ def fill(store: Store) -> None:
 def main(folder: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "edge.sqlite3"
-        store = Store(file, ["mqtt"])
+        store = Store(file, {"mqtt": ("frame", "part", "review")})  # older ones take names only: its keys
         fill(store)
         store.close()
         database = sqlite3.connect(file)
