@@ -13,6 +13,8 @@ from pathlib import Path
 import jsonschema
 import pytest
 import yaml
+from paho.mqtt.client import Client
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from edge.publish.schema import asyncapi, document
 from tests.brokers import until
@@ -58,6 +60,30 @@ def test_the_simulated_mes_finds_nothing_wrong_with_the_daemon(site: Site) -> No
     assert found["messages"]["result/frame"] >= 6
     assert found["evaluations"]["frame NotOK"] == 2
     daemon.stop()
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "clean"), [((), "edge-mes-", 1), (("--session", "mes-7"), "mes-7", 0)]
+)
+def test_it_leaves_a_session_behind_only_where_one_is_named(
+    site: Site, words: tuple[str, ...], name: str, clean: int
+) -> None:
+    """A session that nobody comes back to would take what `mqtt.wait_for_consumer` keeps for the real MES."""
+    command = [sys.executable, "-m", "edge", "simulate", "mes", "--config", str(site.folder / "config.toml")]
+    subprocess.run([*command, "--seconds", "0.5", *words], capture_output=True, timeout=60, check=False)
+    came = re.search(rf"as ({name}\w*) \(p5, c(\d)", site.broker_log())
+    assert came is not None
+    assert int(came[2]) == clean
+    # a client that comes again says whether the broker kept a session for it
+    seen: list[bool] = []
+    again = Client(CallbackAPIVersion.VERSION2, came[1], protocol=MQTTProtocolVersion.MQTTv5)
+    again.on_connect = lambda _c, _u, flags, _r, _p: seen.append(flags.session_present)
+    again.connect("127.0.0.1", site.broker.port, clean_start=False)
+    again.loop_start()
+    until(lambda: seen, "connected again")
+    again.disconnect()
+    again.loop_stop()
+    assert seen == [not clean]
 
 
 def test_it_says_what_it_cannot_reach(site: Site) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +13,7 @@ from tests.brokers import until
 from tests.e2e.conftest import Site
 from tests.e2e.test_run import arrive
 from tests.publish.rigs import HttpServer
+from tests.sites import DaemonProcess
 
 pytestmark = [pytest.mark.mosquitto, pytest.mark.slow]
 
@@ -37,6 +40,12 @@ kinds = ["frame"]
 def lines(folder: Path) -> list[str]:
     text = "".join(file.read_text() for file in sorted(folder.glob("*.jsonl")))
     return [json.loads(line)["resultId"] for line in text.splitlines()]
+
+
+def last_reload(daemon: DaemonProcess) -> dict[str, Any]:
+    """What became of it; nothing while the daemon changes over and does not answer."""
+    code, body = daemon.get("/api/v1/status")
+    return (json.loads(body)["lastReload"] or {}) if code else {}
 
 
 def distinct(ids: list[str]) -> list[str]:
@@ -74,3 +83,27 @@ def test_each_sink_gets_each_verdict_in_order_over_kills_and_outages(site: Site)
         assert set(body["image"]) == {"path"}
     finally:
         server.stop()
+
+
+def test_a_reload_takes_over_another_address(site: Site) -> None:
+    first, second = HttpServer(), HttpServer()
+    try:
+        configure(site, first)
+        daemon = site.start()
+        arrive(site, "B1/P1_01.png")
+        until(lambda: first.received, "the first address")
+        file = site.folder / "config.toml"
+        file.write_text(file.read_text().replace(f":{first.port}/", f":{second.port}/"))
+        daemon.signal(signal.SIGHUP)
+        until(lambda: last_reload(daemon).get("ok"), "taken over")
+        arrive(site, "B1/P2_01.png", seed=2)
+        until(lambda: "P2" in {body["partId"] for body in second.received}, "the second address")
+        assert "P2" not in {body["partId"] for body in first.received}
+        file.write_text(file.read_text().replace('name = "log"', 'name = "another"'))
+        daemon.signal(signal.SIGHUP)
+        until(lambda: last_reload(daemon).get("ok") is False, "refused: who waits cannot change")
+        assert "sinks" in last_reload(daemon)["error"]
+        assert daemon.stop()[0] == 0
+    finally:
+        first.stop()
+        second.stop()
