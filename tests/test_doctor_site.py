@@ -11,6 +11,7 @@ from edge.config import Mqtt, Settings, Source, Tls, load
 from edge.doctor import site
 from edge.doctor.agreement import check_agreement
 from edge.doctor.broker import check_broker
+from edge.doctor.command import examine
 from edge.doctor.finding import Finding
 from tests.brokers import Mosquitto, free_port, require_mosquitto
 from tests.publish.certificates import DAY, Authority
@@ -103,6 +104,20 @@ def test_every_engine_gives_its_golden_answers_and_says_how_well(settings: Setti
 
 
 # The broker
+
+
+def test_a_broker_of_sparkplug_alone_is_looked_at_and_one_that_both_use_once(tmp_path: Path) -> None:
+    def asked(text: str) -> int:
+        file = tmp_path / "config.toml"
+        file.write_text(f"schema_version = 1\n{text}")
+        found, _ = examine(file)
+        return [finding.topic for finding in found].count("broker")
+
+    port, other = free_port(), free_port()
+    assert asked("[mqtt]\nenabled = false\n") == 0
+    assert asked(f"[mqtt]\nenabled = false\n[sparkplug]\nenabled = true\nport = {port}\n") == 1
+    assert asked(f"[mqtt]\nport = {port}\n[sparkplug]\nenabled = true\n") == 1
+    assert asked(f"[mqtt]\nport = {port}\n[sparkplug]\nenabled = true\nport = {other}\n") == 2
 
 
 def test_nobody_at_the_port_is_a_fault() -> None:

@@ -38,8 +38,11 @@ DAY_S = 86400.0
 T = TypeVar("T", bound=Event)
 
 
-def check_broker(settings: Mqtt, station: str, environ: Mapping[str, str]) -> Iterator[Finding]:
-    """TCP, TLS, log-in, ACL; ends where the first of them fails, as the rest would say the same."""
+def check_broker(settings: Mqtt, station: str | None, environ: Mapping[str, str]) -> Iterator[Finding]:
+    """TCP, TLS, log-in, ACL; ends where the first of them fails, as the rest would say the same.
+
+    `station` is that of the topics; None: of Sparkplug, at whose QoS 0 no broker says what it allows.
+    """
     try:
         with socket.create_connection((settings.host, settings.port), CONNECT_TIMEOUT_S) as plain:
             found = [] if settings.tls is None else list(_over_tls(settings, plain))
@@ -105,7 +108,7 @@ def _lasts(topic: str, says: str, days: float) -> Finding:
     return Finding(topic, "ok", left)
 
 
-def _session(settings: Mqtt, station: str, environ: Mapping[str, str]) -> Iterator[Finding]:
+def _session(settings: Mqtt, station: str | None, environ: Mapping[str, str]) -> Iterator[Finding]:
     """CONNECT, one PUBLISH, and the SUBSCRIBE that requests need."""
     wake = threading.Event()
     name = f"edge-doctor-{os.getpid()}"
@@ -119,7 +122,8 @@ def _session(settings: Mqtt, station: str, environ: Mapping[str, str]) -> Iterat
             yield Finding("broker login", "fault", why, fix)
             return
         yield Finding("broker login", "ok", f"accepted {settings.username or 'without a user name'}")
-        yield from _acl(connection, settings, f"{settings.prefix}/{station}")
+        if station is not None:
+            yield from _acl(connection, settings, f"{settings.prefix}/{station}")
     finally:
         connection.disconnect()
         _next(connection, Down)

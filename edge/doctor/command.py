@@ -78,6 +78,9 @@ def _of_site(settings: Settings, root: Path) -> Iterator[Finding]:
     yield from check_agreement(settings)
     if settings.mqtt.enabled:
         yield from check_broker(settings.mqtt, settings.station.name, os.environ)
+    broker = settings.sparkplug.broker(settings.mqtt)
+    if settings.sparkplug.enabled and not (settings.mqtt.enabled and broker == settings.mqtt):
+        yield from check_broker(broker, None, os.environ)
 
 
 def lines(findings: Sequence[Finding]) -> Iterator[str]:
