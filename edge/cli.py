@@ -20,7 +20,7 @@ from edge.errors import CannotWriteError, ConfigError, EdgeError, MissingInputEr
 from edge.learn.cli import calibrate, compile_, learn, train
 from edge.pack_cli import pack
 from edge.replay.cli import replay
-from edge.review_cli import review
+from edge.review.cli import review
 from edge.rle_cli import app as rle
 from edge.schema_cli import schema
 from edge.signing_cli import keygen, sign

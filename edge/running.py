@@ -20,7 +20,7 @@ from edge.quality import QualityView
 from edge.record.keeping import FrameKeeper
 from edge.record.queries import Queries
 from edge.record.store import Store
-from edge.reviewing import Reviewing
+from edge.review.taking import Reviewing
 from edge.stages import Beat
 from edge.web import replays, reviews
 from edge.web.app import create_app

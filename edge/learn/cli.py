@@ -471,7 +471,7 @@ def calibrate(
     frame here, unless --drop-views is given.
     """
     if with_reviews:
-        from edge.calibrate_reviews_command import WithReviews, ask, run_with_reviews
+        from edge.review.thresholds_command import WithReviews, ask, run_with_reviews
 
         _check_without_effect(locals())
         asked = WithReviews(recipe, days, accept, allow_escapes, as_json)

@@ -24,7 +24,7 @@ BAD_REVIEW = "bad_review"
 
 
 class ReviewsView(Protocol):
-    """What is asked of `edge.reviewing.Reviewing`."""
+    """What is asked of `edge.review.taking.Reviewing`."""
 
     def add(self, result_id: str, evaluation: str, reason: str, reviewer: str) -> Mapping[str, Any]: ...
 

@@ -1,4 +1,4 @@
-"""`edge review` and its options; what it does is in `edge.review_command`."""
+"""`edge review` and its options; what it does is in `edge.review.command`."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def review(
     Frames that people overruled are kept below STATE/reviewed. They make thresholds better with
     `edge calibrate --with-reviews`.
     """
-    from edge.review_command import Asked, run_review
+    from edge.review.command import Asked, run_review
 
     run_review(
         Asked(

@@ -20,8 +20,8 @@ from edge.errors import MissingInputError, UsageError
 from edge.record.reviews import document
 from edge.record.reviews_reader import Queued, ReviewReader
 from edge.replay.stored import parse_time
-from edge.review_sets import ReviewedSet, reviewed_set, suggested, write_manifest
-from edge.review_writing import write_review
+from edge.review.sets import ReviewedSet, reviewed_set, suggested, write_manifest
+from edge.review.writing import write_review
 
 LISTED, SUGGESTED = 20, 200
 PIPED_CHARACTERS = 200  # a line a verdict, for grep

@@ -18,7 +18,6 @@ from rich.table import Table
 
 from edge import config as configuration
 from edge.artifacts import sync_folder
-from edge.calibrate_reviews import DAYS, Proposal, Rescore, propose
 from edge.config import Settings
 from edge.dataset import Sample, Unreadable, frames
 from edge.decode import Limits
@@ -30,6 +29,7 @@ from edge.pipeline import Inspector, planes_of
 from edge.places import Places
 from edge.recipes import COMPILED, find_recipe, load_engine
 from edge.record.reviews_reader import Reviewed
+from edge.review.thresholds import DAYS, Proposal, Rescore, propose
 
 
 @dataclass(frozen=True, slots=True)

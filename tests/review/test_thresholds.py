@@ -11,8 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge import app
-from edge.calibrate_reviews import Told, _with, propose
-from edge.calibrate_reviews_command import WithReviews, rescoring, run_with_reviews
 from edge.cli import _run
 from edge.config import Settings
 from edge.errors import DataError, MissingInputError
@@ -20,7 +18,9 @@ from edge.judge.calibration import Calibration, GoodFrame, calibrate, load_calib
 from edge.recipes import load_engine
 from edge.record.reviews_reader import Reviewed
 from edge.record.store import Store
-from edge.reviewing import Reviewing
+from edge.review.taking import Reviewing
+from edge.review.thresholds import Told, _with, propose
+from edge.review.thresholds_command import WithReviews, rescoring, run_with_reviews
 from edge.types import Review
 from tests.replay.sites import frame_of, make_site
 

@@ -72,7 +72,7 @@ def _by_hand(settings: Settings, said: Mapping[str, str]) -> dict[str, Any]:
     """With the site's lock held, so that no daemon has the database open."""
     from edge.daemon import lock_site
     from edge.record.store import Store
-    from edge.reviewing import Reviewing
+    from edge.review.taking import Reviewing
 
     file = settings.paths.state / app.DATABASE
     if not file.is_file():

@@ -65,7 +65,7 @@ class Reviewing:
 
     def proposal(self, recipe: str) -> Mapping[str, Any]:
         """What `edge calibrate --with-reviews` would change by stored scores; or {"why": …}."""
-        from edge.calibrate_reviews import propose
+        from edge.review.thresholds import propose
 
         try:
             find_recipe(self._settings, recipe)

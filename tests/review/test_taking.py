@@ -17,7 +17,7 @@ from edge import app
 from edge.artifacts import sha256_of
 from edge.config import Settings
 from edge.record.store import Store
-from edge.reviewing import Reviewing
+from edge.review.taking import Reviewing
 from edge.types import KINDS
 from edge.web import reviews
 from edge.web.server import HttpServer
