@@ -10,7 +10,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -592,39 +592,66 @@ def _cross_check(path: Path, text: str, settings: Settings) -> None:
 
 
 def _explain(path: Path, text: str, problem: dict[str, Any]) -> tuple[str, str]:
-    loc: tuple[str | int, ...] = tuple(problem["loc"])
-    where = f"{path}:{line_of(text, loc)}"
-    key = ".".join(f"[{part}]" if isinstance(part, int) else part for part in loc).replace(".[", "[")
+    said: tuple[str | int, ...] = tuple(problem["loc"])
+    loc = _written(said)
+    types = [kind for model in _SINK_TYPES for kind in _tags(model)]
+    if problem["type"] == "union_tag_invalid":
+        kind = str(problem["ctx"]["tag"])
+        where, key = _place(path, text, (*loc, "type"))
+        near = _nearest(kind, types) or f"known types: {', '.join(types)}"
+        return f"{where}: {key} = {kind!r}: there is no such type", near
+    if problem["type"] == "union_tag_not_found":
+        where, key = _place(path, text, (*loc, "type"))
+        return f"{where}: key {key!r} is missing", "add type = " + " or ".join(f'"{kind}"' for kind in types)
+    where, key = _place(path, text, loc)
     if problem["type"] == "extra_forbidden":
-        known = _keys_at(loc[:-1])
+        known = _keys_at(said[:-1])
         near = _nearest(str(loc[-1]), known)
         return f"{where}: unknown key {key!r}", near or f"known here: {', '.join(known)}"
     if problem["type"] == "missing":
         return f"{where}: key {key!r} is missing", f"add {loc[-1]} = … to that table"
+    if problem["type"] == "tuple_type" and len(loc) == 1:
+        return f"{where}: {key} is no list of tables", f"write [[{key}]] over each of them"
     value = problem.get("input")
     shown = "" if isinstance(value, dict) else f" = {value!r}"
     return f"{where}: {key}{shown}: {problem['msg'].removeprefix('Value error, ')}", ""
 
 
+def _place(path: Path, text: str, loc: tuple[str | int, ...]) -> tuple[str, str]:
+    """File and line of a key, and the key as a person writes it: `source[0].engine`."""
+    key = ".".join(f"[{part}]" if isinstance(part, int) else part for part in loc).replace(".[", "[")
+    return f"{path}:{line_of(text, loc)}", key
+
+
+_SINK_TYPES = (FileSink, WebhookSink)
+
+
+def _tags(model: type[BaseModel]) -> tuple[str, ...]:
+    """What `type` says for this one of several tables."""
+    return get_args(model.model_fields["type"].annotation)
+
+
+def _written(loc: tuple[str | int, ...]) -> tuple[str | int, ...]:
+    """pydantic's place of a problem without the type of sink that it puts in, which no key is."""
+    return (*loc[:2], *loc[3:]) if loc[0] == "sink" else loc
+
+
 def _keys_at(loc: Sequence[str | int]) -> list[str]:
-    model: Any = Settings
+    models: list[type[BaseModel]] = [Settings]
     for part in loc:
-        if isinstance(part, int) or model is None:
-            continue
-        if not (isinstance(model, type) and issubclass(model, BaseModel)):
-            continue
-        field = model.model_fields.get(part)
-        model = _model_of(field.annotation) if field else model
-    keys = list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
-    return [key for key in keys if key not in ("file", "digest")]
+        tagged = [model for model in models if len(models) > 1 and part in _tags(model)]
+        if tagged:
+            models = tagged
+        elif isinstance(part, str) and (field := models[0].model_fields.get(part)):
+            models = _models_of(field.annotation) or models
+    return [key for key in models[0].model_fields if key not in ("file", "digest")]
 
 
-def _model_of(annotation: Any) -> Any:
-    """The table inside `tuple[Table, ...]`, `dict[str, Table]` or `Table | None`."""
+def _models_of(annotation: Any) -> list[type[BaseModel]]:
+    """The tables inside `tuple[Table, ...]`, `dict[str, Table]`, `Table | None` or `Table | OtherTable`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    inner = [_model_of(arg) for arg in getattr(annotation, "__args__", ())]
-    return next((model for model in inner if model is not None), None)
+        return [annotation]
+    return [model for arg in getattr(annotation, "__args__", ()) for model in _models_of(arg)]
 
 
 def _nearest(word: str, known: Sequence[str]) -> str:

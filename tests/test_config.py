@@ -85,6 +85,27 @@ def test_every_fault_is_named(tmp_path: Path, old: str, new: str, expected: list
         assert part in text
 
 
+@pytest.mark.parametrize(
+    ("table", "expected"),
+    [
+        ('[[sink]]\ntype = "webhok"', [":2: sink[0].type = 'webhok': there is no", "mean 'webhook'?"]),
+        ('[[sink]]\ntype = "fax"', ["known types: file, webhook"]),
+        ('[[sink]]\nname = "a"', [":1: key 'sink[0].type' is missing", 'type = "file" or "webhook"']),
+        ('[[sink]]\ntype = "file"\ndirectroy = "d"', [":3: unknown key 'sink[0].directroy'", "'directory'?"]),
+        ('[[sink]]\ntype = "webhook"\nulr = "http://x"', [":3: unknown key 'sink[0].ulr'", "'url'?"]),
+        ('[[sink]]\ntype = "webhook"\nurl = "ftp://x"', [":3: sink[0].url = 'ftp://x': expected"]),
+        ('[sink]\ntype = "file"', [":1: sink is no list of tables", "write [[sink]]"]),
+        ('[source]\nname = "a"', [":1: source is no list of tables", "write [[source]]"]),
+    ],
+)
+def test_a_fault_in_a_list_of_tables_is_named_as_it_is_written(
+    tmp_path: Path, table: str, expected: list[str]
+) -> None:
+    text = str(refused(tmp_path, table))
+    for part in expected:
+        assert part in text
+
+
 def test_all_faults_are_listed_at_once(tmp_path: Path) -> None:
     error = refused(tmp_path, GOOD.replace("name = ", "nmae = "))
     assert error.message.count("unknown key") == 3
