@@ -63,7 +63,7 @@ class Composite:
 def objects(turntable: Path) -> list[Object]:
     """All views of all objects, cut out."""
     return [
-        Object(row.part, row.view, grey.astype(np.float32) / 255, cut_out(grey, CUT_OUTS[row.part]))
+        Object(row.part, row.view, np.asarray(grey / 255, np.float32), cut_out(grey, CUT_OUTS[row.part]))
         for row in read(turntable)
         for grey in [_grey(Path(row.path))]
     ]

@@ -150,7 +150,8 @@ def chart(panel: dict[str, Any], lines: Sequence[Drawn], width: int, height: int
     defaults = panel["fieldConfig"]["defaults"]
     stacked = defaults["custom"].get("stacking", {}).get("mode") == "normal"
     left, bottom, top = 58, 20, 6
-    drawn, base = [], {}
+    drawn: list[Drawn] = []
+    base: dict[float, float] = {}
     for line in lines:
         points = [(t, v + base.get(t, 0.0)) for t, v in line.points] if stacked else line.points
         if stacked:

@@ -207,7 +207,7 @@ def bare(database: Path, port: int, protocol: int) -> None:
         properties.ContentType = "application/json"
     connected = threading.Event()
     client.on_connect = lambda *_: connected.set()
-    client.on_publish = lambda *_: room.release() and None
+    client.on_publish = lambda *_: room.release()
     client.connect("127.0.0.1", port)
     client.loop_start()
     connected.wait(PATIENCE_S)
@@ -232,7 +232,7 @@ def consume(port: int, expected: int) -> None:
     subscribed = threading.Event()
 
     def take(_client: Client, _userdata: object, message: MQTTMessage) -> None:
-        ids.append(message.payload[begin : begin + 26])
+        ids.append(bytes(message.payload[begin : begin + 26]))
         times_s.append(time.monotonic())
 
     client = Client(

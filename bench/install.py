@@ -71,7 +71,7 @@ def _starts(context: Context, venv: Venv, size: str) -> dict[str, dict[str, Any]
             seen = len(consumer.verdicts)
             with running(site, command=[str(venv.edge)], env=clean_environment()) as daemon:
                 ready_s = daemon.ready()
-                wait(lambda n=seen: len(consumer.frames()) > n, "the first verdict", 60)
+                wait(lambda n=seen: len(consumer.frames()) > n, "the first verdict", 60)  # type: ignore[misc]
                 starts[name] = {
                     "ready_s": ready_s,
                     "verdict_s": consumer.verdicts[seen][0] - daemon.started_s,

@@ -213,9 +213,8 @@ def resident_peak_kb(pid: int) -> int:
 
 
 def timed(config: Path, recipe: str, whole: Path, folder: Path) -> dict[str, Any]:
-    """Frames from file to verdict, as `edge inspect` does it (the next is read meanwhile), and the
-    peer's file compiled for
-    lowest latency in fp32 on a tensor that is ready; milliseconds."""
+    """Frames from file to verdict, as `edge inspect` does it (the next is read meanwhile), and the peer's
+    file compiled for lowest latency in fp32 on a tensor that is ready; milliseconds."""
     import openvino as ov
     import openvino.properties.hint as hint
 
@@ -243,7 +242,7 @@ def timed(config: Path, recipe: str, whole: Path, folder: Path) -> dict[str, Any
         jobs = [
             PrepareJob(file, file.name, None, spec, limits, naming=naming, named=file.name) for file in turn
         ]
-        found = verdicts(jobs, inspector, naming, station="bench", recipe=recipe)
+        found = verdicts(jobs, inspector, station="bench", recipe=recipe)
         return [payload["processingTimes"] for _, payload, _ in found]
 
     def call() -> None:

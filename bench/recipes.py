@@ -23,7 +23,7 @@ def blur_engine(folder: Path, tile_px: int) -> None:
         folder, name=folder.name, model="blur",
         preprocess=PreprocessSpec(tiles=TileSpec(size_px=tile_px, keep_px=tile_px, step_px=tile_px)),
         score=ScoreSpec(map="l1", statistic="peak", peak_px=4), output="reconstruction", onnx=network,
-        golden=(tiles, answers), training={},
+        golden=(tiles, np.asarray(answers)), training={},
     )  # fmt: skip
 
 

@@ -98,7 +98,7 @@ def layers(shape: Shape, *, quantised: bool) -> ov.Model:
 
 
 def _range(low: float, high: float) -> tuple[Any, Any, Any, Any]:
-    return tuple(np.array(value, np.float32) for value in (low, high, low, high))  # type: ignore[return-value]
+    return tuple(np.array(value, np.float32) for value in (low, high, low, high))
 
 
 def calls_per_s(
@@ -232,7 +232,7 @@ def reached(
 def _fitted(plane: FloatImage, size_px: tuple[int, int] | None) -> FloatImage:
     if size_px is None:
         return plane
-    return cv2.resize(plane, size_px, interpolation=cv2.INTER_AREA)  # type: ignore[return-value]  # float32 as it is
+    return cv2.resize(plane, size_px, interpolation=cv2.INTER_AREA)  # float32 as it is
 
 
 def section(one: dict[str, Peak], every: dict[str, Peak], copied: tuple[float, float],

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -115,7 +116,7 @@ def _feed(site: Site, daemon: Daemon, pool: Sequence[Path], stop: threading.Even
 
 
 def _watch(
-    site: Site, daemon: Daemon, taken: list[object], for_s: float, samples_file: Path | None
+    site: Site, daemon: Daemon, taken: list[tuple[float, Any]], for_s: float, samples_file: Path | None
 ) -> list[Sample]:
     samples: list[Sample] = []
     began_s = time.monotonic()

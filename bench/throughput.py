@@ -191,7 +191,7 @@ def _bare(context: Context, name: str, staged: Path) -> dict[str, Any]:
 
 def _tiles(file: Path, spec: Any) -> Any:
     (frame,) = prepare_file(PrepareJob(file, file.name, None, spec, Limits(10**8, 1)))
-    tiling = Tiling(*frame.plane.shape, spec.tiles)
+    tiling = Tiling(frame.plane.shape[0], frame.plane.shape[1], spec.tiles)
     return tiling.cut(tiling.pad(frame.plane), 0, len(tiling))
 
 

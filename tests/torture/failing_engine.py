@@ -54,5 +54,5 @@ def open_accelerated(bundle: Bundle, *, device: str, **how: Any) -> Runtime:
 if __name__ == "__main__":
     from edge.cli import main
 
-    recipes.open_runtime = open_accelerated  # type: ignore[assignment]
+    recipes.open_runtime = open_accelerated  # type: ignore[assignment, attr-defined]
     main()

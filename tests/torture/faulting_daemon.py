@@ -25,6 +25,6 @@ def faulting(self: Inspector, frames: Iterable[Frame], *rest: Any) -> Iterator[I
 
 
 if __name__ == "__main__":
-    Inspector.inspect = faulting  # type: ignore[method-assign]
+    Inspector.inspect = faulting  # type: ignore[method-assign, assignment]
     sys.argv = ["edge", "run", *sys.argv[1:]]
     main()

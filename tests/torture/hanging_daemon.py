@@ -11,7 +11,7 @@ from edge.stages import InspectStage
 original = InspectStage._judge
 
 
-def hanging(self, route, frames, beat):  # type: ignore[no-untyped-def]
+def hanging(self, route, frames, beat):
     if any(frame.image.width == 96 for frame in frames):
         time.sleep(3600)
     return original(self, route, frames, beat)

@@ -107,7 +107,7 @@ def _run(site: Site, kills: int, seed: int) -> int:
     until(lambda: daemon.status()["outbox"]["mqtt"]["depth"] == 0, "the outbox is empty", 300)
     time.sleep(1.0)
     daemon.stop()
-    received = [m.payload for m in list(site.subscriber.messages) if "/result/" in m.topic]
+    received = [bytes(m.payload) for m in list(site.subscriber.messages) if "/result/" in m.topic]
     tally = count(site.folder / "var/edge.sqlite3", loop.paths, received)
     broken = tally.broken(loop.parts)
     print(f"{kills} kills in {(time.monotonic() - began_s) / 60:.1f} minutes, seed {seed}")

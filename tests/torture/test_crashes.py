@@ -27,7 +27,7 @@ PATHS = [f"B1/P{part:03d}_{view}.png" for part in range(PARTS) for view in VIEWS
 
 
 def results(site: Site) -> list[bytes]:
-    return [m.payload for m in list(site.subscriber.messages) if "/result/" in m.topic]
+    return [bytes(m.payload) for m in list(site.subscriber.messages) if "/result/" in m.topic]
 
 
 def run_to_the_end(site: Site, frames: int, parts: int) -> None:
@@ -144,7 +144,7 @@ def _evaluations(site: Site) -> dict[str, str]:
 
 def _ended_or_done(site: Site, process: subprocess.Popen[bytes], frames: int) -> int | None:
     """The exit code, or None once all frames have their verdicts at the consumer."""
-    seen = {"code": None}
+    seen: dict[str, int | None] = {"code": None}
 
     def over() -> bool:
         seen["code"] = process.poll()

@@ -104,7 +104,7 @@ def test_a_failed_fsync_is_no_commit_and_trying_again_makes_it_one(recording: Sh
     with recording.start("tests.torture.writers", "stubborn", str(recording.folder), "500") as writer:
         until(marks.exists, "the writer runs")
         for stored in range(20, 500, 12):
-            until(lambda n=stored: marks.read_bytes().count(b"stored") >= n or writer.poll() is not None)
+            until(lambda n=stored: marks.read_bytes().count(b"stored") >= n or writer.poll() is not None)  # type: ignore[misc]
             recording.clear()
             recording.fsync_fails("var/edge.sqlite3" if stored % 5 == 0 else "var/*", times=stored % 4 + 1)
         recording.clear()

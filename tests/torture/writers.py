@@ -12,11 +12,11 @@ from pathlib import Path
 from edge.artifacts import write_atomic
 from edge.errors import EdgeError
 from edge.record.store import Store
-from edge.types import Candidate, FileStamp, Identity, Verdict
+from edge.types import KINDS, Candidate, FileStamp, Identity, Sinks, Verdict
 
 MARKS = "marks"
 GO = "go"
-SINKS = ("mqtt", "file")
+SINKS: Sinks = {"mqtt": KINDS, "file": KINDS}
 MOST_TRIES = 2000
 
 
@@ -57,7 +57,7 @@ def stream(folder: Path, verdicts: str, synchronous: str = "FULL") -> None:
         add(store, numbers)
         mark("stored", *(f"id{number:06d}" for number in numbers))
         if turn % 3 == 2:
-            sink = SINKS[turn % 2]
+            sink = list(SINKS)[turn % 2]
             rows = store.pending(sink, 0, 9)
             mark("acked", *(f"{sink}:{row.result_id}" for row in rows))
             store.delete(sink, [row.row_id for row in rows])
