@@ -1,4 +1,4 @@
-"""The HTTP application. It only reads: no request changes anything, so there is nothing to forge.
+"""The HTTP application. What is here only reads; routes that change something are given to it.
 
 Who may ask at all is said in `edge.web.access`, around it.
 """
@@ -21,11 +21,14 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from edge.errors import MissingInputError
 from edge.web.access import UNTOLD, KnownHosts, SameOrigin, TokenRequired
+from edge.web.query import answered, text, whole
 
 STATIC = Path(__file__).parent / "static"
 DEFAULT_BATCHES = 50
 MAX_BATCHES = 1000
+SPC = ("recipe", "view", "last")
 
 SECURITY_HEADERS = {
     "content-security-policy": (
@@ -89,21 +92,18 @@ def create_app(
         return JSONResponse(dict(status()))
 
     def api_spc(request: Request) -> Response:
-        last = _count(request, "last", DEFAULT_BATCHES, MAX_BATCHES)
-        if last is None:
-            return _refuse("last", MAX_BATCHES)
+        last = whole(request, "last", DEFAULT_BATCHES, MAX_BATCHES)
+        # unlike elsewhere, an empty view asks for something: frames that name no view
         recipe, view = (request.query_params.get(name) for name in ("recipe", "view"))
         charts = quality.documents(recipe, view, last) if quality else ()
         return JSONResponse({"charts": [dict(chart) for chart in charts]})
 
     def api_spc_svg(request: Request) -> Response:
-        last = _count(request, "last", DEFAULT_BATCHES, MAX_BATCHES)
-        if last is None:
-            return _refuse("last", MAX_BATCHES)
-        recipe, view = (request.query_params.get(name, "") for name in ("recipe", "view"))
+        last = whole(request, "last", DEFAULT_BATCHES, MAX_BATCHES)
+        recipe, view = text(request, "recipe") or "", text(request, "view") or ""
         drawn = quality.svg(recipe, view, last) if quality else None
         if drawn is None:
-            return JSONResponse({"error": "no frame of that recipe and view was counted"}, status_code=404)
+            raise MissingInputError("no frame of that recipe and view was counted")
         return Response(drawn, media_type="image/svg+xml")
 
     def page(_: Request) -> Response:
@@ -116,8 +116,8 @@ def create_app(
             Route("/healthz", healthz),
             Route("/readyz", readyz),
             Route("/api/v1/status", api_status),
-            Route("/api/v1/spc", api_spc),
-            Route("/api/v1/spc.svg", api_spc_svg),
+            Route("/api/v1/spc", answered(api_spc, *SPC)),
+            Route("/api/v1/spc.svg", answered(api_spc_svg, *SPC)),
             *more,
             Mount("/evidence", _Evidence(directory=evidence_root, check_dir=False)),
             Mount("/static", StaticFiles(directory=STATIC)),
@@ -129,17 +129,6 @@ def create_app(
             *([Middleware(TokenRequired, token=token)] if token else []),
         ],
     )
-
-
-def _count(request: Request, name: str, default: int, most: int) -> int | None:
-    """A number of things that is asked for, from 1 to `most`; None where it is none."""
-    text = request.query_params.get(name, str(default))
-    whole = text.isascii() and text.isdecimal() and len(text) <= 9  # int() takes no thousands of digits
-    return int(text) if whole and 1 <= int(text) <= most else None
-
-
-def _refuse(name: str, most: int) -> Response:
-    return JSONResponse({"error": f"{name}: a number from 1 to {most}"}, status_code=400)
 
 
 def _verdict_on(request: Request, word: str, good: bool, reasons: Mapping[str, str]) -> Response:

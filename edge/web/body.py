@@ -7,7 +7,7 @@ from typing import Any
 
 from starlette.requests import Request
 
-from edge.web.verdicts import BadQueryError
+from edge.web.query import BadQueryError
 
 NO_OBJECT = "body: a JSON object"
 

@@ -11,7 +11,7 @@ from starlette.routing import BaseRoute, Route
 
 from edge.errors import MissingInputError
 from edge.types import VerdictFilter
-from edge.web.verdicts import BadQueryError, answered, moment, text, whole
+from edge.web.query import BadQueryError, answered, moment, text, whole
 
 DEFAULT_SCORES, MAX_SCORES = 2000, 20_000
 DEFAULT_MINUTES, MAX_MINUTES = 60, 24 * 60
@@ -64,8 +64,8 @@ def routes(page: DetailsView) -> list[BaseRoute]:
 
     return [
         Route("/api/v1/verdicts/{result_id}", answered(details)),
-        Route("/api/v1/scores", answered(scores)),
-        Route("/api/v1/throughput", answered(throughput)),
-        Route("/api/v1/explorer", answered(explorer)),
+        Route("/api/v1/scores", answered(scores, "recipe", "view", "since", "until", "limit")),
+        Route("/api/v1/throughput", answered(throughput, "minutes")),
+        Route("/api/v1/explorer", answered(explorer, "recipe", "view")),
         Route("/api/v1/health", answered(health)),
     ]

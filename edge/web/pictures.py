@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from edge.errors import EdgeError, MissingInputError
-from edge.web.verdicts import BadQueryError, answered, whole
+from edge.web.query import BadQueryError, answered, whole
 
 Picture = NDArray[np.uint8]  # (h, w), or (h, w, 3) BGR
 Value = TypeVar("Value")
@@ -175,19 +175,21 @@ def routes(view: PictureView) -> list[BaseRoute]:
             return JSONResponse({"error": "there is no such tile"}, 404)
         return _image(request, layer, tiles.tile(result_id, layer, *place))
 
-    def bounded(endpoint: Callable[[Request], Response]) -> Callable[[Request], Awaitable[Response]]:
+    def bounded(
+        endpoint: Callable[[Request], Response], *asks: str
+    ) -> Callable[[Request], Awaitable[Response]]:
         """Those that wait for a thread take none from others."""
 
         async def answer(request: Request) -> Response:
             if not limiter:
                 limiter.append(anyio.CapacityLimiter(AT_A_TIME))
-            return await anyio.to_thread.run_sync(answered(endpoint), request, limiter=limiter[0])
+            return await anyio.to_thread.run_sync(answered(endpoint, *asks), request, limiter=limiter[0])
 
         return answer
 
     of_verdict = "/api/v1/verdicts/{result_id}"
     return [
-        Route(f"{of_verdict}/picture/{{layer}}", bounded(picture)),
+        Route(f"{of_verdict}/picture/{{layer}}", bounded(picture, "max")),
         Route(f"{of_verdict}/tile/{{layer}}/{{z:int}}/{{x:int}}/{{y:int}}", bounded(tile)),
     ]
 

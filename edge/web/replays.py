@@ -31,7 +31,7 @@ from edge.artifacts import write_atomic
 from edge.errors import EdgeError, TryAgainError
 from edge.timestamps import unix_s_of, utc_text
 from edge.web.body import json_object
-from edge.web.verdicts import BadQueryError
+from edge.web.query import BadQueryError
 
 KEPT = 20
 MOST_BODY_BYTES = 4096

@@ -13,7 +13,7 @@ from starlette.routing import BaseRoute, Route
 
 from edge.errors import DataError
 from edge.web.body import json_object
-from edge.web.verdicts import BadQueryError, answered, moment, text, whole
+from edge.web.query import BadQueryError, answered, moment, text, whole
 
 MOST_BODY_BYTES = 16_384
 DEFAULT_REVIEWS = 50
@@ -54,9 +54,9 @@ def routes(view: ReviewsView) -> list[BaseRoute]:
         return JSONResponse(dict(view.proposal(recipe)))
 
     return [
-        Route("/api/v1/reviews", answered(latest), methods=["GET"]),
+        Route("/api/v1/reviews", answered(latest, "limit", "since"), methods=["GET"]),
         Route("/api/v1/reviews", add, methods=["POST"]),
-        Route("/api/v1/reviews/proposal", answered(proposal)),
+        Route("/api/v1/reviews/proposal", answered(proposal, "recipe")),
     ]
 
 

@@ -216,9 +216,9 @@ def test_no_get_changes_the_database(tmp_path: Path) -> None:
     server.start()
     try:
         for path, _ in walk(app.routes):
-            for query in ("", "?limit=1&last=1&recipe=r&view=01&delete=1&_method=DELETE"):
+            for query in ("", "?limit=1", "?last=1&recipe=r&view=01", "?delete=1&_method=DELETE"):
                 status, _ = ask(server.address[1], path + query)
-                assert status in (200, 404, 503), path
+                assert status in (200, 400, 404, 503), path
     finally:
         server.stop(5.0)
     assert content(database) == before

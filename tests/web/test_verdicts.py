@@ -37,6 +37,25 @@ def test_a_value_that_is_none_is_refused_and_named(site: Site, query: str, name:
     assert site.verdicts.asked == []
 
 
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("verdicts?verdict=NotOK", "verdict: not known; known here: limit, type, "),
+        ("verdicts?evalution=NotOK", "evalution: not known; did you mean evaluation?"),
+        ("verdicts?recipe=r&", None),
+        ("facets?recipe=r", "recipe: not known; known here: nothing"),
+        ("spc?recipes=r", "recipes: not known; did you mean recipe?"),
+        ("spc.svg?veiw=01", "veiw: not known; did you mean view?"),
+    ],
+)
+def test_a_misspelt_filter_is_refused_as_it_would_find_everything(
+    site: Site, path: str, said: str | None
+) -> None:
+    answer = site.client.get(f"/api/v1/{path}")
+    assert answer.status_code == (200 if said is None else 400)
+    assert said is None or answer.json()["error"].startswith(said)
+
+
 def test_bytes_that_are_no_utf8_do_no_harm(site: Site) -> None:
     assert site.client.get("/api/v1/verdicts?q=%ff%fe").status_code in (200, 400)
 
