@@ -86,6 +86,8 @@ $(INSTALLED_DEV): pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(VENV)/bin/python -m pip install -q -c constraints.txt -e '.[dev]'
 	# an independent Sparkplug host for tests; it wants paho-mqtt 1, edge 2: a folder of its own
 	$(VENV)/bin/python -m pip install -q --upgrade --no-deps --target $(VENV)/sparkplug pysparkplug==0.6.1 paho-mqtt==1.6.1
+	# TensorRT's types, without TensorRT, which they want
+	$(VENV)/bin/python -m pip install -q --no-deps tensorrt-stubs==10.13.0.35.1
 	@touch $@
 
 # dist/edge_VERSION_ARCH.deb, all in one: for the Debian release, and the Python, of the machine that builds it
