@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from edge.cli import main
-from edge.stages import InspectStage
+from edge.pipeline import Inspection, Inspector
+from edge.types import Frame
 
-original = InspectStage._judge
+original = Inspector.inspect
 
 
-def hanging(self, route, frames, beat):
-    if any(frame.image.width == 96 for frame in frames):
-        time.sleep(3600)
-    return original(self, route, frames, beat)
+def hanging(self: Inspector, frames: Iterable[Frame], *rest: Any) -> Iterator[Inspection]:
+    def watched() -> Iterator[Frame]:
+        for frame in frames:
+            if frame.image.width == 96:
+                time.sleep(3600)
+            yield frame
+
+    return original(self, watched(), *rest)
 
 
 if __name__ == "__main__":
-    InspectStage._judge = hanging  # type: ignore[method-assign]
+    Inspector.inspect = hanging  # type: ignore[method-assign, assignment]
     sys.argv = ["edge", *sys.argv[1:]]
     main()
