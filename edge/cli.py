@@ -72,6 +72,7 @@ def _run(arguments: list[str]) -> int:
         _flush()
         return code if isinstance(code, int) else 0
     except _CliUsageError as error:
+        error.message = error.message.replace("Value error, ", "")  # pydantic's, which typer checks with
         error.show()
         return EXIT_USAGE
     except (typer.Abort, KeyboardInterrupt):
@@ -228,7 +229,7 @@ def check(config: Config = None, json_: Json = False) -> None:
 
 @app.command()
 def inspect(
-    paths: Annotated[list[Path], typer.Argument(help="Frames, or folders of frames.", metavar="PATH…")],
+    paths: Annotated[list[Path], typer.Argument(help="Frames, or folders of frames.", metavar="PATH")],
     recipe: RecipeName,
     out: Annotated[
         Path | None,

@@ -82,6 +82,13 @@ class Unreadable:
         return about(self.path, self.message)
 
 
+def none_readable(unreadable: Sequence[Unreadable]) -> DataError:
+    """The error of a set of which nothing is left; says of the first file what is wrong."""
+    return DataError(
+        f"none of {len(unreadable)} frames can be read: {unreadable[0]}", hint="look at the files"
+    )
+
+
 def samples(
     images: Path,
     *,

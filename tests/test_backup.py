@@ -17,7 +17,7 @@ from edge.backup.make import back_up
 from edge.backup.restore import restore
 from edge.config import load
 from edge.daemon import lock_site
-from edge.errors import DataError, TryAgainError, UsageError
+from edge.errors import CannotWriteError, DataError, TryAgainError, UsageError
 from edge.record.store import SCHEMA_VERSION, Store
 from edge.testing import write_frame
 from edge.types import KINDS, Identity, Verdict
@@ -63,11 +63,19 @@ def site(tmp_path: Path, recipe: Path) -> Path:
 def made(site: Path, tmp_path: Path) -> Callable[..., Path]:
     def make(*, evidence: bool = False, secrets: bool = False) -> Path:
         target = tmp_path / "out" / "site.tar"
+        target.parent.mkdir(exist_ok=True)
         settings = load(site / "config.toml")
         back_up(settings, target, with_evidence=evidence, with_secrets=secrets, force=False)
         return target
 
     return make
+
+
+def test_no_folder_is_made_where_a_disk_may_be_missing(site: Path, tmp_path: Path) -> None:
+    target = tmp_path / "mnt" / "usb" / "site.tar"
+    with pytest.raises(CannotWriteError, match="mnt/usb: no such folder"):
+        back_up(load(site / "config.toml"), target, with_evidence=False, with_secrets=False, force=False)
+    assert not target.parent.parent.exists()
 
 
 def rewritten(file: Path, change: Callable[[str, bytes], tuple[str, bytes] | None]) -> Path:

@@ -35,7 +35,7 @@ def accuracy(
     manifests: Annotated[
         list[Path],
         typer.Argument(
-            help="CSVs with good and defect frames: path,label,mask,view,part,…", metavar="MANIFEST…"
+            help="CSVs with good and defect frames: path,label,mask,view,part,…", metavar="MANIFEST"
         ),
     ],
     models: Annotated[

@@ -36,10 +36,11 @@ def back_up(
     """
     if target.exists() and not force:
         raise UsageError(f"{target} is there already", hint="give another name, or --force to replace it")
+    if not target.parent.is_dir():  # not made: below a mount point without its disk that would be no backup
+        raise CannotWriteError(f"{target.parent}: no such folder", hint="mount it, or make it first")
     found = contents(settings, with_evidence=with_evidence, with_secrets=with_secrets)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
         # pictures, and perhaps secrets: for nobody else
         with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
             with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive:

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.dataset import Sample, Unreadable, frames
+from edge.dataset import Sample, Unreadable, frames, none_readable
 from edge.decode import Limits
 from edge.learn.automatic import Choices, choose
 from edge.learn.models import of_name
@@ -50,6 +50,9 @@ def choices_for(
         seen.append(
             Seen(frame.plane, frame.identity.view or DEFAULT_VIEW, frame.identity.part, frame.image.bits)
         )
+
+    if not seen and unreadable:
+        raise none_readable(unreadable)
 
     def facts(of: Sequence[Seen]) -> Survey:
         return replace(

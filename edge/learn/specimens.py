@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.calibrate import NOTHING_FOUND, learned_id
-from edge.dataset import ANY_DEFECT, Sample, Unreadable, frames
+from edge.dataset import ANY_DEFECT, Sample, Unreadable, frames, none_readable
 from edge.decode import Limits
 from edge.errors import DataError
 from edge.learn.datasets import PlaneStore
@@ -92,9 +92,7 @@ def read_specimens(
     if how.truth == "foreground":
         _check_foreground(found, listen)
     if not found:
-        raise DataError(
-            f"none of {len(wanted)} frames can be read: {unreadable[0]}", hint="look at the files"
-        )
+        raise none_readable(unreadable)
     for sentence in unlike_each_other(images):
         listen(Event("prepare", sentence))
     return found

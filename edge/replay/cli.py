@@ -15,7 +15,7 @@ def replay(
         typer.Argument(
             help="Archived frames, or folders of them: judged by the current recipe and by the candidate "
             "\\[default: the frames of stored verdicts]",
-            metavar="[PATH…]",
+            metavar="PATH",
         ),
     ] = None,
     engine: Annotated[
