@@ -59,7 +59,7 @@ def open_recipe(
         calibration = calibration_to_load(file, bundle.digest)
         if (trusted := trusted_keys(settings)) is not None:
             check_signature(file, "edge/calibration/1", calibration.digest, trusted, name)
-        _check_views(settings, name, calibration)
+        check_views(settings, name, calibration)
     check_state(settings)
     precisions = precisions_of(settings, name, bundle, calibration, note)
     bundle = tolerant(bundle, precisions)
@@ -195,7 +195,12 @@ def find_recipe(settings: Settings, name: str) -> Recipe:
     )
 
 
-def _check_views(settings: Settings, name: str, calibration: Calibration) -> None:
+def check_views(settings: Settings, name: str, calibration: Calibration) -> None:
+    """Hold a calibration to the views that the site's recipe expects.
+
+    Raises:
+        ConfigError: some have no thresholds.
+    """
     if calibration.adaptive is not None:  # views never seen have estimated thresholds
         return
     missing = [view for view in find_recipe(settings, name).views if view not in calibration.views]

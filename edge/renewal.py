@@ -1,9 +1,9 @@
 """A recipe's engine and calibration, replaced as one: whatever happens meanwhile, one of the two pairs loads.
 
 Two files in two folders cannot be renamed in one step. So the new pair is written beside the old one, and
-swapped in this order: old engine aside, new engine in, new calibration over the old, old engine away. A crash
-between two of these leaves a pair that `engine_to_load` and `calibration_to_load` find; the next `edge learn`
-clears the rest.
+swapped in this order: old engine aside, new engine in, new calibration over the old, the old pair kept as the
+previous one. A crash between two of these leaves a pair that `engine_to_load` and `calibration_to_load` find;
+the next `edge learn` clears the rest.
 """
 
 from __future__ import annotations
@@ -34,6 +34,15 @@ class Renewal:
         return _waiting(self.calibration)
 
     @property
+    def previous_engine(self) -> Path:
+        """What the last swap replaced. Its name is a recipe's: `edge replay --engine .NAME.previous`."""
+        return self.engine.with_name(f".{self.engine.name}.previous")
+
+    @property
+    def previous_calibration(self) -> Path:
+        return self.calibration.with_name(f".{self.calibration.stem}.previous.json")
+
+    @property
     def resume(self) -> Path:
         """What an interrupted run needs to continue."""
         return self.engine.with_name(f".{self.engine.name}.resume")
@@ -50,22 +59,28 @@ class Renewal:
                 _aside(self.engine).rename(self.engine)
             elif self.new_calibration.is_file() and self._fits(self.new_calibration):
                 self.new_calibration.replace(self.calibration)
-            for leftover in (_aside(self.engine), self.new_engine, self.new_calibration):
+            leftovers = _aside(self.engine), _aside(self.calibration), self.new_engine, self.new_calibration
+            for leftover in leftovers:
                 _remove(leftover)
         except OSError as error:
             raise CannotWriteError(
                 f"{self.engine}: leftovers of an interrupted run: {error}", hint="check permissions there"
             ) from None
 
-    def swap(self) -> None:
+    def swap(self) -> bool:
         """The new engine, and the new calibration if there is one, take the place of the old.
+
+        Gives whether there was an old engine, which is now the previous one, with its calibration.
 
         Raises:
             CannotWriteError: it cannot be done; one of the two pairs still loads.
         """
-        old = _aside(self.engine)
+        old, old_calibration = _aside(self.engine), _aside(self.calibration)
         try:
-            _remove(old)
+            for leftover in (old, old_calibration):
+                _remove(leftover)
+            if self.calibration.is_file():
+                shutil.copyfile(self.calibration, old_calibration)
             if self.engine.exists():
                 self.engine.rename(old)
             self.new_engine.rename(self.engine)
@@ -73,11 +88,23 @@ class Renewal:
             if self.new_calibration.is_file():
                 self.new_calibration.replace(self.calibration)
                 _sync(self.calibration.parent)
-            _remove(old)
+            return self._keep_previous(old, old_calibration)
         except OSError as error:
             raise CannotWriteError(
                 f"{self.engine}: cannot be replaced: {error}", hint="check permissions there, and learn again"
             ) from None
+
+    def _keep_previous(self, engine: Path, calibration: Path) -> bool:
+        for earlier in (self.previous_engine, self.previous_calibration):
+            _remove(earlier)
+        is_bundle = (engine / MANIFEST).is_file()
+        if is_bundle:
+            engine.rename(self.previous_engine)
+            if calibration.is_file():
+                calibration.replace(self.previous_calibration)
+        for leftover in (engine, calibration):
+            _remove(leftover)
+        return is_bundle
 
     def _fits(self, calibration: Path) -> bool:
         try:

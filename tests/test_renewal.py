@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from edge.recipes import find_recipe
 from edge.renewal import Renewal, calibration_to_load, engine_to_load
 from tests.sites import make_recipe
 
-STEPS = ["rename", "rename", "replace"]  # of a swap, in its order
+STEPS = ["rename", "rename", "replace", "rename", "replace"]  # of a swap, in its order
 
 
 class Crash(BaseException):
@@ -60,11 +61,32 @@ def left(renewal: Renewal) -> set[str]:
     }
 
 
-def test_a_swap_puts_the_new_pair_in_and_leaves_nothing_else(renewal: Renewal) -> None:
-    new = load_bundle(renewal.new_engine).digest
-    assert loaded(renewal) != new
-    renewal.swap()
+def test_a_swap_puts_the_new_pair_in_and_keeps_the_old_one(renewal: Renewal) -> None:
+    old, new = loaded(renewal), load_bundle(renewal.new_engine).digest
+    assert old != new
+    assert renewal.swap()
     assert loaded(renewal) == new
+    assert left(renewal) == {"blur", "blur.json", ".blur.previous", ".blur.previous.json"}
+    assert load_bundle(renewal.previous_engine).digest == old
+    load_calibration(renewal.previous_calibration, old)
+
+
+def test_only_the_last_pair_is_kept(renewal: Renewal) -> None:
+    for _ in range(2):
+        before = loaded(renewal)
+        if not renewal.new_engine.exists():
+            shutil.copytree(renewal.engine, renewal.new_engine)
+            shutil.copy(renewal.calibration, renewal.new_calibration)
+        renewal.swap()
+        assert load_bundle(renewal.previous_engine).digest == before
+    load_calibration(renewal.previous_calibration, before)
+    assert left(renewal) == {"blur", "blur.json", ".blur.previous", ".blur.previous.json"}
+
+
+def test_a_first_engine_replaces_none(renewal: Renewal) -> None:
+    shutil.rmtree(renewal.engine)
+    renewal.calibration.unlink()
+    assert not renewal.swap()
     assert left(renewal) == {"blur", "blur.json"}
 
 
@@ -97,7 +119,7 @@ def test_a_crash_at_any_step_leaves_a_pair_that_loads_and_is_cleared(
     assert loaded(renewal) == (old if steps < 2 else new)
     renewal.clear()
     assert loaded(renewal) == (old if steps < 2 else new)
-    assert left(renewal) == {"blur", "blur.json"}
+    assert left(renewal) - {".blur.previous"} == {"blur", "blur.json"}
 
 
 def test_what_is_wrong_with_a_calibration_is_said_of_it_and_not_of_one_that_waits(renewal: Renewal) -> None:

@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 CLAHE_CLIP, CLAHE_TILES = 9.0, 9  # of system B
 AS_ROW = "{precision:<10} {difference:>10.2g} {tolerance:>10.2g} {mpx_per_s:>9.1f}  {agreement}"
 MEASURE_S = 2.0  # how long `compile` measures each precision
+COMPILED_FOR = {  # what `compile` tries where no precision is asked for
+    "cpu": ("fp32", "bf16", "int8"),
+    "tensorrt": ("fp32", "fp16", "int8"),
+    "torch-cuda": ("fp32", "fp16", "bf16"),
+}
 
 DATA, PREPARATION, NETWORK, SCORING, THRESHOLDS = "Frames", "Preparation", "Network", "Score", "Thresholds"
 REVIEWS = "Instead of IMAGES"
@@ -594,7 +599,9 @@ def compile_(
     recipe: RecipeName,
     precision: Annotated[
         list[str] | None,
-        typer.Option("--precision", help="fp32, bf16 or int8; may be repeated. All of them otherwise."),
+        typer.Option(
+            "--precision", help="fp32, fp16, bf16 or int8; may be repeated \\[default: what the runtime has]"
+        ),
     ] = None,
     images: Annotated[
         Path | None,
@@ -604,12 +611,21 @@ def compile_(
             "make int8 again from them, and see which precisions may judge.",
         ),
     ] = None,
+    runtime: Annotated[
+        Literal["cpu", "tensorrt", "torch-cuda"] | None,
+        typer.Option(
+            "--runtime",
+            help="What compiles and runs it \\[default: runtime.device of the site; cpu where that is auto]",
+        ),
+    ] = None,
     template: Template = None,
     pattern: Pattern = None,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
     """Compile an engine for this machine, hold it to its golden pair, and measure it.
+
+    TensorRT's engines are kept in the state folder, where the daemon finds them: no start waits for a build.
 
     With --frames: which precisions beside fp32 agree well enough to judge is measured anew and written down,
     as `edge learn` does at its end.
@@ -618,6 +634,11 @@ def compile_(
     from edge.recipes import COMPILED, calibration_of, check_state, load_engine, precisions_of
 
     settings = configuration.site(config)
+    device = runtime or (settings.runtime.device if settings.runtime.device in COMPILED_FOR else "cpu")
+    for wanted in precision or ():
+        if wanted not in COMPILED_FOR[device]:
+            known = ", ".join(COMPILED_FOR[device])
+            raise UsageError(f"--precision {wanted}: {device} computes in {known}", hint="choose one of them")
     bundle = load_engine(settings, recipe)
     check_state(settings)
     calibration = calibration_of(settings, recipe, bundle)
@@ -625,9 +646,12 @@ def compile_(
         _agree(settings, recipe, bundle, calibration, images, template, pattern)
     precisions = precisions_of(settings, recipe, bundle, calibration, warned)
     cache = settings.paths.state / COMPILED
-    rows = [measure(bundle, wanted, cache, precisions) for wanted in precision or ["fp32", "bf16", "int8"]]
+    rows = [
+        measure(bundle, wanted, cache, precisions, device) for wanted in precision or COMPILED_FOR[device]
+    ]
     if as_json:
-        print(json.dumps({"recipe": recipe, "bundle_sha256": bundle.digest, "precisions": rows}))
+        facts = {"recipe": recipe, "bundle_sha256": bundle.digest, "runtime": device, "precisions": rows}
+        print(json.dumps(facts))
     else:
         print(f"{'precision':<10} {'difference':>10} {'tolerance':>10} {'Mpx/s':>9}  agreement with fp32")
         for row in rows:
@@ -637,7 +661,9 @@ def compile_(
                 print(AS_ROW.format(**row))
     if all("error" in row for row in rows):
         raise UnavailableError(
-            "no precision runs on this machine", hint="see the reasons above", retryable=False
+            f"no precision runs on this machine by {device}: {rows[0]['error']}",
+            hint="see the reasons above" if device == "cpu" else "see `edge doctor --gpu`",
+            retryable=False,
         )
 
 
@@ -674,14 +700,17 @@ def _agree(
 
 
 def measure(
-    bundle: Bundle, precision: str, cache: Path, precisions: Precisions | None = None
+    bundle: Bundle, precision: str, cache: Path, precisions: Precisions | None = None, device: str = "cpu"
 ) -> dict[str, Any]:
     """Difference to the golden answers and megapixels/s of one precision, or why it cannot run here."""
     from edge.infer.compile import open_runtime, pixels_per_s, prove, window_of
     from edge.infer.precisions import tolerant
 
     try:
-        runtime = open_runtime(bundle, precision=precision, precisions=precisions, cache=cache)
+        runtime = open_runtime(
+            bundle, device=device, precision=precision, precisions=precisions, cache=cache,
+            note=warned, progress=warned,
+        )  # fmt: skip
     except EdgeError as error:
         return {"precision": precision, "error": error.message}
     window = window_of(bundle, precisions)
@@ -875,7 +904,21 @@ def _learn_from(context: typer.Context, given: Mapping[str, Any], *, calibrate: 
         return
     with console() as listen:
         result = learn(request, listen)
+    if result.calibrated is not None:
+        _warn_of_views(settings, request.recipe, result.calibrated.calibration)
     _answer(_learning_facts(result), options["as_json"])
+
+
+def _warn_of_views(settings: Settings, learned: str, calibration: Calibration) -> None:
+    """Say now what `edge check` would say of the site with what was learned."""
+    from edge.recipes import check_views
+
+    for name, recipe in settings.recipe.items():
+        if recipe.calibration == learned:
+            try:
+                check_views(settings, name, calibration)
+            except EdgeError as error:
+                warned(f"WARNING {error}")
 
 
 def _check_sheet(file: Path | None, model: str) -> None:
@@ -936,6 +979,7 @@ def _learning_facts(result: LearnResult) -> dict[str, Any]:
         "validation_loss": training["validation_loss"],
         "agreement": result.agreement,
         "unreadable": [bad.path for bad in result.unreadable],
+        "previous": result.previous and str(result.previous),
     }
     return facts | (_calibration_facts(result.calibrated) if result.calibrated else {})
 
@@ -1004,6 +1048,8 @@ def _answer(facts: Mapping[str, Any], as_json: bool) -> None:
     for name in ("engine", "calibration", "report"):
         if name in facts:
             print(f"{name:<12} {facts[name]}")
+    if kept := facts.get("previous"):
+        print(f"replaced     the engine of that name; it is kept as {kept}, its calibration likewise")
     for name, view in facts.get("views", {}).items():
         print(
             f"view {name:<7} threshold {view['threshold']:.4g} from {view['frames']} frames "

@@ -61,6 +61,7 @@ class LearnResult:
     agreement: Mapping[str, float | str]  # precision → largest difference to torch, or why it cannot run
     unreadable: tuple[Unreadable, ...]
     report: Path
+    previous: Path | None  # where the engine of that name lies which this one replaced
 
 
 def learn(request: LearnRequest, listen: Listener = silent) -> LearnResult:
@@ -185,7 +186,7 @@ def _learn(request: LearnRequest, renewal: Renewal, store: PlaneStore, listen: L
         precisions=precisions,
         detectability=_detectability(request, kind, calibrated, bundle, runtime, renewal, listen),
     )
-    renewal.swap()
+    replaced = renewal.swap()
     _forget(renewal.resume)
     return LearnResult(
         bundle=load_bundle(renewal.engine),
@@ -198,6 +199,7 @@ def _learn(request: LearnRequest, renewal: Renewal, store: PlaneStore, listen: L
         agreement=agreement,
         unreadable=ready.unreadable,
         report=renewal.engine / "report.html",
+        previous=renewal.previous_engine if replaced else None,
     )
 
 

@@ -13,11 +13,14 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from edge.config import load
 from edge.errors import ConfigError, DataError, UsageError
 from edge.infer.bundle import load_bundle
 from edge.judge.calibration import load_calibration
 from edge.learn import cli
+from edge.recipes import open_recipe
 from edge.testing import write_frame
+from tests.infer.fake_tensorrt import FakeTrt
 from tests.sites import make_recipe
 
 RUNNER = CliRunner()
@@ -79,6 +82,37 @@ def site(here: Path) -> Path:
         write_frame(here / "fresh" / f"p{seed}_01.png", seed=seed)
         write_frame(here / "fresh" / f"p{seed}_02.png", seed=10 + seed)
     return here
+
+
+@pytest.mark.parametrize("configured", [True, False])
+def test_engines_are_built_for_the_runtime_that_is_asked_for_or_configured(
+    app: typer.Typer, site: Path, monkeypatch: pytest.MonkeyPatch, configured: bool
+) -> None:
+    api = FakeTrt()
+    monkeypatch.setattr("edge.infer.tensorrt.native_api", lambda note: api)
+    asked = [] if configured else ["--runtime", "tensorrt"]
+    if configured:
+        with (site / "config.toml").open("a") as config:
+            config.write('calibration = "blur"\n[runtime]\ndevice = "tensorrt"\n')
+    result = RUNNER.invoke(app, ["compile", "--recipe", "a", "--json", *asked], catch_exceptions=False)
+    assert result.exit_code == 0
+    facts = json.loads(result.stdout)
+    assert facts["runtime"] == "tensorrt"
+    fp32, fp16, int8 = facts["precisions"]
+    assert fp32["difference"] < 1e-3
+    assert fp16["precision"] == "fp16"
+    assert fp16["difference"] < fp16["tolerance"]
+    assert "no int8 network" in int8["error"]
+    built = len(api.built)
+    assert built
+    if configured:
+        assert open_recipe(load(site / "config.toml"), "a").runtime.name == "tensorrt"
+        assert len(api.built) == built, "the daemon finds what was built"
+
+
+def test_a_precision_that_the_runtime_has_not_is_refused(app: typer.Typer, site: Path) -> None:
+    with pytest.raises(UsageError, match="--precision fp16: cpu computes in fp32, bf16, int8"):
+        RUNNER.invoke(app, ["compile", "--recipe", "a", "--precision", "fp16"], catch_exceptions=False)
 
 
 def calibrate(app: typer.Typer, *words: str) -> dict[str, object]:
