@@ -185,8 +185,15 @@ def wire(
 
 def announce(feed: Feed, verdict: Verdict) -> None:
     """Tell the pages that listen of a new verdict."""
-    brief = {"resultId": verdict.result_id, "resultType": verdict.result_type}
-    feed.publish("verdict", {**brief, "resultEvaluation": verdict.evaluation})
+    who = verdict.identity
+    feed.publish(
+        "verdict",
+        {
+            "resultId": verdict.result_id, "resultType": verdict.result_type,
+            "resultEvaluation": verdict.evaluation, "recipeId": verdict.recipe,
+            "batchId": who.batch, "partId": who.part, "view": who.view,
+        },
+    )  # fmt: skip
 
 
 def sinks(settings: Settings) -> Sinks:

@@ -218,7 +218,7 @@ class Daemon:
 
     def _refuse(self, error: EdgeError) -> None:
         self._metrics.reload_failures.inc()
-        self._last_reload = {"ok": False, "error": error.message}
+        self._last_reload = {"ok": False, "error": error.message, "hint": error.hint}
         self._log.error("config.refused", error=error, kept=self._settings.digest)
 
     def _took_over(self, settings: Settings) -> None:

@@ -148,6 +148,10 @@ def _drifts(status: Mapping[str, Any]) -> list[Check]:
     for recipe, views in (status.get("drift") or {}).items():
         for view, said in views.items():
             name, of_view = f"drift:{recipe}:{view}", f"{recipe}, view {view or 'default'}"
+            if said.get("state") == "too_few":
+                why = f": {said['why']}" if said.get("why") else ""
+                found.append(Check(name, "ok", f"Whether scores of {of_view} drift is not known yet{why}."))
+                continue
             if said.get("state") not in ("watch", "alarm"):
                 found.append(Check(name, "ok", f"Scores of {of_view} show no drift."))
                 continue
@@ -167,6 +171,6 @@ def _reload(status: Mapping[str, Any]) -> list[Check]:
     if not last or last.get("ok"):
         return []
     what = f"The changed configuration was refused: {last.get('error')}"
-    return [
-        Check("configuration", "warning", what, "Correct config.toml (edge check says where) and reload.")
-    ]
+    hint = last.get("hint") or "correct what it names"
+    fix = f"{hint[:1].upper()}{hint[1:]}; then"
+    return [Check("configuration", "warning", what, f"{fix} reload. edge check says whether all is well.")]

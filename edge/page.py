@@ -117,6 +117,7 @@ class Page:
             "thresholdRaw": limits.threshold,
             "basis": limits.basis,
             "falseRejectBound": limits.false_reject_bound,
+            "isCut": len(frames) == MOST_EXPLORED,  # there may be older ones
             "calibration": [raw / limits.threshold for raw in limits.scores],
             "frames": [
                 {

@@ -60,32 +60,53 @@ export function evidence(verdict) {
 
 const POLL_MS = 2000;
 const RETRY_MS = 10000;
+const SILENT_MS = 12000; // the daemon says its status every five seconds
+const PROBE_MS = 5000;
 
-/** Listen for ever: events where the daemon sends them; else the pages are told to look every two seconds. */
+/** Listen for ever: events where the daemon sends them; else the pages are told to look every two seconds.
+ *  A page that nobody sees does not listen: a browser keeps six connections to a server, for all its tabs. */
 export function listen() {
   let source = null;
   let poll = null;
+  let again = null;
+  let heard = 0;
   const polling = () => {
     poll ??= setInterval(() => news.dispatchEvent(new CustomEvent("status", { detail: { polled: true } })), POLL_MS);
   };
+  const quiet = () => {
+    source?.close();
+    source = null;
+    clearInterval(poll);
+    clearTimeout(again);
+    poll = null;
+  };
   const open = () => {
+    quiet();
+    heard = Date.now();
     source = new EventSource("api/v1/events");
     for (const name of ["verdict", "review", "status"]) {
       source.addEventListener(name, (event) => {
+        heard = Date.now();
         tell(true);
         news.dispatchEvent(new CustomEvent(name, { detail: JSON.parse(event.data || "{}") }));
       });
     }
     source.onopen = () => {
-      clearInterval(poll);
-      poll = null;
+      heard = Date.now();
       news.dispatchEvent(new CustomEvent("status", { detail: { opened: true } }));
     };
-    source.onerror = () => {
-      source.close();
-      polling();
-      setTimeout(open, RETRY_MS);
-    };
+    source.onerror = lost;
   };
+  const lost = () => {
+    quiet();
+    polling();
+    again = setTimeout(open, RETRY_MS);
+  };
+  setInterval(() => {
+    if (!source || Date.now() - heard < SILENT_MS) return;
+    lost(); // a connection that is open and silent: the daemon hangs, or the cable is out
+    ask("readyz", {}, { evenIf: [503], signal: AbortSignal.timeout(PROBE_MS) }).catch(() => {});
+  }, PROBE_MS);
+  document.addEventListener("visibilitychange", () => (document.hidden ? quiet() : open()));
   open();
 }

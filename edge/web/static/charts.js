@@ -5,6 +5,8 @@ import { Plot, chart } from "./plot.js";
 
 const REFRESH_MS = 10000;
 const POINTS = 2000;
+const DAY = 1440; // minutes
+const DRIFT = { too_few: "too few frames to say", ok: "none", watch: "scores move", alarm: "alarm" };
 const TABLE_ROWS = 100;
 const MOST_SCORE = 3; // what lies higher is drawn at the top
 const SPANS = [["15", "15 minutes"], ["60", "an hour"], ["480", "8 hours"], ["1440", "a day"], ["10080", "a week"]];
@@ -33,8 +35,12 @@ class Charts {
   async open() {
     try {
       this.facets = await ask("api/v1/facets");
+      if (!this.facets.recipes.length) throw new Error("no verdict yet");
     } catch {
-      const status = await ask("api/v1/status", {}, { evenIf: [503] }).catch(() => ({ recipes: {} }));
+      const status = await ask("api/v1/status", {}, { evenIf: [503] }).catch(() => {
+        this.incomplete = true; // to be asked again when the daemon is back
+        return { recipes: {} };
+      });
       this.facets = { recipes: Object.keys(status.recipes ?? {}), views: Object.fromEntries(Object.entries(status.recipes ?? {}).map(([name, one]) => [name, one.views ?? []])) };
     }
     if (this.closed) return;
@@ -84,9 +90,10 @@ class Charts {
   }
 
   async drawSpeed() {
-    const { stepS, buckets } = await ask("api/v1/throughput", { minutes: Math.min(1440, kept.minutes) });
+    const { stepS, buckets } = await ask("api/v1/throughput", { minutes: Math.min(DAY, kept.minutes) });
     if (!buckets.length) return [h("p", { class: "faint" }, "No verdict in that time.")];
-    return [throughput(buckets, stepS), latency(buckets)];
+    const cut = kept.minutes > DAY ? [h("p", { class: "faint" }, "The last day; more is in Prometheus.")] : [];
+    return [...cut, throughput(buckets, stepS), latency(buckets)];
   }
 
   async drawQuality() {
@@ -105,7 +112,8 @@ class Charts {
 }
 
 function scoreChart(view, { points, drift }, band) {
-  const detail = [`${count(points.length)} frames`, drift ? driftWords(drift) : "drift: not known"].join(" · ");
+  const newest = points.length === POINTS ? "the newest " : "";
+  const detail = [`${newest}${count(points.length)} frames`, drift ? driftWords(drift) : "drift: not known"].join(" · ");
   if (!points.length) return h("figure", { class: "chart" }, h("figcaption", {}, h("strong", {}, `View ${view}`), h("span", { class: "faint" }, "no frame in that time")));
   const times = points.map((point) => Date.parse(point.time));
   const [from, to] = [times[0], Math.max(times.at(-1), times[0] + 1000)];
@@ -125,7 +133,7 @@ function scoreChart(view, { points, drift }, band) {
 /** Population stability index and Kolmogorov-Smirnov's p of the scores against those of calibration. */
 function driftWords({ state, psi, ksP, frames }) {
   const told = [psi == null ? null : `PSI ${figure(psi)}`, ksP == null ? null : `KS p ${figure(ksP)}`, frames == null ? null : `over ${count(frames)} frames`];
-  return `drift: ${[state, ...told].filter(Boolean).join(", ") || "not known"}`;
+  return `drift: ${[DRIFT[state] ?? state, ...told].filter(Boolean).join(", ") || "not known"}`;
 }
 
 function throughput(buckets, stepS) {

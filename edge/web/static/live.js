@@ -3,6 +3,7 @@ import { ask, evidence, news, picture } from "./api.js";
 import { badge, byId, choose, count, h, missing, moment, plain, spoken } from "./dom.js";
 
 const PAGE = 50;
+const FILTERS = ["type", "recipe", "view", "batch", "evaluation", "reason", "reviewed", "since", "until", "q"];
 const SETTLE_MS = 250; // several verdicts at once are one look
 const kept = { filters: {}, selected: null }; // while one looks at a part and comes back
 
@@ -11,6 +12,8 @@ export const linkTo = (verdict) => (verdict.resultType === "part"
   : `#/verdict/${encodeURIComponent(verdict.resultId)}`);
 
 export function showLive(main) {
+  const asked = location.hash.split("?")[1];
+  if (asked) kept.filters = Object.fromEntries([...new URLSearchParams(asked)].filter(([name, value]) => FILTERS.includes(name) && value));
   const live = new Live(main);
   live.start();
   return live;
@@ -21,6 +24,7 @@ class Live {
     this.rows = new Map(); // resultId → row: pictures are not loaded again, focus is kept
     this.verdicts = [];
     this.fresh = 0;
+    this.asked = new Set();
     this.paused = false;
     this.timer = null;
     this.build(main);
@@ -57,7 +61,9 @@ class Live {
       this.timer = setTimeout(() => this.refresh(), SETTLE_MS);
     };
     this.onVerdict = (event) => {
-      if (!this.paused) return this.look();
+      this.look();
+      this.widen(event.detail);
+      if (!this.paused) return;
       this.fresh += 1;
       this.note.textContent = `${count(this.fresh)} new since`;
     };
@@ -68,12 +74,14 @@ class Live {
       this.status();
     };
     news.addEventListener("status", this.onStatus);
+    this.address();
     this.filters();
     this.refresh();
     this.status();
   }
 
   close() {
+    this.closed = true;
     clearTimeout(this.timer);
     news.removeEventListener("verdict", this.onVerdict);
     news.removeEventListener("review", this.look);
@@ -82,19 +90,22 @@ class Live {
 
   async filters() {
     let facets = { recipes: [], views: {}, batches: [], reasons: [] };
+    this.known = this.listless = null;
     try {
       facets = { ...facets, ...(await ask("api/v1/facets")) };
     } catch (error) {
-      this.fields.append(h("p", { class: "faint" }, `No lists of recipes, views and batches: ${error.message}.`));
+      this.listless = h("p", { class: "faint" }, `No lists of recipes, views and batches: ${error.message}.`);
     }
     const views = [...new Set(Object.values(facets.views).flat())];
+    this.known = { recipeId: new Set(facets.recipes), view: new Set(views), batchId: new Set(facets.batches) };
+    this.fields.replaceChildren();
     const any = (names) => [["", "any"], ...names.map((name) => [name, name])];
     const pick = (name, label, options) => choose(label, options, kept.filters[name] ?? "", (value) => this.filter(name, value));
     const type = (name, label, kind) => h("label", {}, label, h("input", {
       type: kind, value: kept.filters[name] ?? "", step: kind === "datetime-local" ? 1 : null,
       onchange: (event) => this.filter(name, event.target.value) }));
     this.fields.append(
-      pick("type", "Of", [["", "frames and parts"], ["frame", "frames"], ["part", "parts"]]),
+      ...(this.listless ? [this.listless] : []), pick("type", "Of", [["", "frames and parts"], ["frame", "frames"], ["part", "parts"]]),
       pick("recipe", "Recipe", any(facets.recipes)), pick("view", "View", any(views)), pick("batch", "Batch", any(facets.batches)),
       pick("evaluation", "Evaluation", [["", "any"], ["OK", "OK"], ["NotOK", "Not OK"], ["NotDecidable", "Not decidable"]]),
       pick("reason", "Reason", [["", "any"], ...facets.reasons.map((name) => [name, plain(name)])]),
@@ -103,15 +114,24 @@ class Live {
       h("button", { type: "button", onclick: () => this.clear() }, "Clear"));
   }
 
+  /** A verdict of a batch, view or recipe that the lists do not have yet: they are asked for again. */
+  widen(verdict) {
+    if (!this.known || this.fields.contains(document.activeElement)) return;
+    const fresh = Object.entries(this.known).filter(([name, all]) => verdict[name] && !all.has(verdict[name]) && !this.asked.has(verdict[name]));
+    for (const [name] of fresh) this.asked.add(verdict[name]); // once each: the lists may be cut
+    if (fresh.length) this.filters();
+  }
+
   filter(name, value) {
     if (value) kept.filters[name] = value;
     else delete kept.filters[name];
+    this.address();
     this.resume();
   }
 
   clear() {
     kept.filters = {};
-    this.fields.replaceChildren();
+    this.address();
     this.filters();
     this.resume();
   }
@@ -122,14 +142,32 @@ class Live {
     return query;
   }
 
+  /** The filters in the address: a reload keeps them, and a colleague can be sent it. */
+  address() {
+    const text = new URLSearchParams(kept.filters).toString();
+    history.replaceState(null, "", text ? `#/?${text}` : "#/");
+  }
+
+  /** The newest verdict of all, whatever the list shows. */
+  async newest() {
+    try {
+      this.announce((await ask("api/v1/verdicts", { limit: 1 }))[0]);
+    } catch {
+      // the list says so
+    }
+  }
+
   async refresh() {
-    if (this.paused) return;
+    if (this.closed) return;
+    if (this.paused) return this.newest();
+    const filtered = Object.keys(kept.filters).length > 0;
+    if (filtered) this.newest();
     const asked = JSON.stringify(this.query());
     try {
       const verdicts = await ask("api/v1/verdicts", this.query());
-      if (this.paused || asked !== JSON.stringify(this.query())) return;
+      if (this.closed || this.paused || asked !== JSON.stringify(this.query())) return;
       this.problem.replaceChildren();
-      this.announce(verdicts[0]);
+      if (!filtered) this.announce(verdicts[0]);
       this.verdicts = verdicts;
       this.draw();
       this.older.hidden = verdicts.length < PAGE;

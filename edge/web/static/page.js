@@ -32,8 +32,8 @@ let view = null; // { keys: { key: f }, close() } of the one that is shown
 let cameFrom = "#/";
 let going = false;
 
-/** "#/part/demo/B1/P7" → ["part", "demo", "B1", "P7"] */
-const route = () => location.hash.replace(/^#\/?/, "").split("/").map(unescaped);
+/** "#/part/demo/B1/P7" → ["part", "demo", "B1", "P7"]; what follows a "?" is the view's own. */
+const route = () => location.hash.replace(/^#\/?/, "").split("?")[0].split("/").map(unescaped);
 
 function unescaped(text) {
   try {
@@ -55,9 +55,9 @@ function show() {
     else link.removeAttribute("aria-current");
   }
   document.title = `${title ?? rest.at(-1) ?? ""} · edge ${byId("station").textContent}`;
-  if (title === "Live") cameFrom = "#/";
-  view = open(main, rest, () => { location.hash = cameFrom; });
-  if (name === "part") cameFrom = "#/";
+  const back = name === "verdict" ? cameFrom : "#/";
+  view = open(main, rest, () => { location.hash = back; });
+  if (name !== "verdict") cameFrom = location.hash || "#/";
   if (document.activeElement === document.body || !document.activeElement) main.focus({ preventScroll: true });
 }
 
@@ -139,6 +139,7 @@ function start() {
     byId("offline").hidden = true;
     byId("offline").textContent = "";
     refreshReady();
+    if (byId("main").querySelector(".missing") || view?.incomplete) show(); // what could not be shown
   });
   news.addEventListener("status", refreshReady);
   refreshReady();

@@ -1,10 +1,12 @@
 // One part: all its views side by side, those that are missing too.
-import { ask, detail, news, picture } from "./api.js";
+import { ask, detail, evidence, news, picture } from "./api.js";
 import { coloured } from "./colour.js";
 import { badge, h, missing, moment, plain, spoken } from "./dom.js";
+import { meaning, remedy } from "./reasons.js";
 import { IDENTITY, affine, isAffine, warped } from "./projection.js";
 
 const CARD_PX = 640;
+const SETTLE_MS = 250; // several verdicts at once are one look
 const OPACITY = "edge.opacity";
 
 export function showPart(main, [recipe, batch, part], back) {
@@ -21,15 +23,26 @@ class Part {
     this.head = h("div", { class: "bar" });
     this.grid = h("div", { class: "views" });
     this.slider = h("input", { type: "range", min: 0, max: 1, step: 0.05, value: this.opacity, "aria-label": "Opacity of the maps", oninput: () => this.fade(Number(this.slider.value)) });
-    main.append(this.head, h("label", { class: "opacity" }, "Overlay", this.slider), this.grid);
+    this.reasons = h("ul", { class: "reasons", "aria-label": "Why" });
+    main.append(this.head, this.reasons, h("label", { class: "opacity" }, "Overlay", this.slider), this.grid);
     this.keys = { Escape: back, j: () => this.move(1), k: () => this.move(-1), ArrowDown: () => this.move(1), ArrowRight: () => this.move(1),
       ArrowUp: () => this.move(-1), ArrowLeft: () => this.move(-1), o: () => this.fade(this.opacity >= 1 ? 0 : this.opacity + 0.25) };
-    this.again = () => this.refresh();
+    this.again = () => {
+      clearTimeout(this.timer);
+      this.timer = setTimeout(() => this.refresh(), SETTLE_MS);
+    };
+    this.onVerdict = (event) => { if (event.detail?.partId === this.names.part) this.again(); };
+    this.onStatus = (event) => { if (event.detail?.polled || event.detail?.opened) this.again(); };
     news.addEventListener("review", this.again);
+    news.addEventListener("verdict", this.onVerdict);
+    news.addEventListener("status", this.onStatus);
   }
 
   close() {
+    clearTimeout(this.timer);
     news.removeEventListener("review", this.again);
+    news.removeEventListener("verdict", this.onVerdict);
+    news.removeEventListener("status", this.onStatus);
     this.closed = true;
   }
 
@@ -40,11 +53,15 @@ class Part {
       if (this.closed) return;
       this.draw(all.filter((one) => one.partId === part && one.recipeId === recipe && (one.batchId ?? "") === batch));
     } catch (error) {
+      if (this.looks) return; // shown already; the page says that the daemon does not answer
       this.grid.replaceChildren(missing("This part cannot be shown", error));
     }
   }
 
   draw(verdicts) {
+    const looks = JSON.stringify(verdicts.map((one) => [one.resultId, one.review?.reviewId]));
+    if (looks === this.looks) return; // pictures are not loaded again
+    this.looks = looks;
     const whole = verdicts.find((one) => one.resultType === "part");
     const views = new Map();
     for (const one of verdicts) if (one.resultType === "frame" && !views.has(one.view)) views.set(one.view, one); // newest first
@@ -53,7 +70,8 @@ class Part {
     this.head.replaceChildren(...[whole ? badge(whole.resultEvaluation, spoken(whole.resultEvaluation)) : badge("unknown", "not complete"),
       h("h2", {}, this.names.part || "–"), h("span", {}, `${this.names.recipe} · batch ${this.names.batch || "–"} · ${views.size} views`, whole ? " · " : "",
         whole ? moment(whole.creationTime) : ""),
-      whole ? h("span", { class: "faint" }, (whole.reasons ?? []).map(plain).join(", ")) : null].filter(Boolean));
+      whole ? reviewed(whole) : null].filter(Boolean));
+    this.reasons.replaceChildren(...(whole?.reasons ?? []).map((reason) => h("li", {}, h("strong", {}, meaning(reason)), remedy(reason) ? ` ${remedy(reason)}` : "")));
     if (!names.length) return this.grid.replaceChildren(missing("This part cannot be shown", { message: "no verdict of it is stored" }));
     this.grid.replaceChildren(...names.map((name) => (views.has(name) ? this.card(views.get(name)) : gone(name))));
   }
@@ -62,8 +80,8 @@ class Part {
     const canvas = h("canvas", { role: "img", "aria-label": `View ${verdict.view}, ${spoken(verdict.resultEvaluation)}`, width: 4, height: 3 });
     const link = h("a", { class: `view ${verdict.resultEvaluation}`, href: `#/verdict/${encodeURIComponent(verdict.resultId)}` }, canvas,
       h("span", { class: "caption" }, h("strong", {}, `view ${verdict.view ?? "–"}`), badge(verdict.resultEvaluation, spoken(verdict.resultEvaluation)),
-        h("span", { class: "number" }, verdict.score == null ? (verdict.reasons ?? []).map(plain).join(", ") : verdict.score.toFixed(2))));
-    paint(canvas, verdict, this.opacity).catch((error) => canvas.replaceWith(h("span", { class: "nopicture" }, `no picture: ${error.message}`)));
+        h("span", { class: "number" }, verdict.score == null ? (verdict.reasons ?? []).map(plain).join(", ") : verdict.score.toFixed(2)), reviewed(verdict)));
+    paint(canvas, verdict, this.opacity).catch((error) => canvas.replaceWith(instead(verdict, error)));
     return link;
   }
 
@@ -80,6 +98,18 @@ class Part {
     this.selected = Math.min(links.length - 1, Math.max(0, this.selected + step));
     links[this.selected].focus();
   }
+}
+
+const reviewed = ({ review }) => (review ? h("span", { class: "reviewed", title: `${review.reviewer}: ${review.reason}` }, review.agrees ? "✓ confirmed" : `✗ ${spoken(review.evaluation)}`) : null);
+
+/** What was kept of a frame that cannot be read any more. */
+function instead(verdict, error) {
+  const none = () => h("span", { class: "nopicture" }, `no picture: ${error.message}`);
+  const kept = evidence(verdict);
+  if (!kept) return none();
+  const image = h("img", { src: kept, alt: `View ${verdict.view}, ${spoken(verdict.resultEvaluation)}; the frame itself is gone`, title: error.message });
+  image.addEventListener("error", () => image.replaceWith(none()), { once: true });
+  return image;
 }
 
 const gone = (view) => h("div", { class: "view gone", role: "img", "aria-label": `View ${view} is missing` }, h("span", {}, "did not come"),

@@ -9,19 +9,20 @@ export function showReplays(main, _, back) {
   const body = h("tbody");
   const problem = h("p", { class: "problem", role: "alert", hidden: true });
   const refresh = () => list(body);
+  const shown = { keys: { Escape: back }, close: () => news.removeEventListener("status", refresh) };
   main.append(h("div", { class: "bar" }, h("h2", {}, "Replays")),
     h("p", { class: "faint" }, "Stored frames are judged again, by a new engine or calibration; the report shows each verdict that flips, with pictures. Verdicts that were given stay as they are."),
-    form(problem, refresh), problem,
+    form(problem, refresh, shown), problem,
     h("div", { class: "scroll" }, h("table", {}, h("caption", { class: "unseen" }, "Replays, newest first"),
       h("thead", {}, h("tr", {}, ["State", "Started", "Recipe", "Frames", "Flips", "Report"].map((name) => h("th", { scope: "col" }, name)))), body)));
   news.addEventListener("status", refresh);
   refresh();
-  return { keys: { Escape: back }, close: () => news.removeEventListener("status", refresh) };
+  return shown;
 }
 
-function form(problem, refresh) {
+function form(problem, refresh, shown) {
   const recipe = h("select", { name: "recipe", required: true });
-  ask("api/v1/status", {}, { evenIf: [503] }).then(({ recipes }) => recipe.append(...Object.keys(recipes ?? {}).map((name) => h("option", { value: name }, name))), () => {});
+  ask("api/v1/status", {}, { evenIf: [503] }).then(({ recipes }) => recipe.append(...Object.keys(recipes ?? {}).map((name) => h("option", { value: name }, name))), () => { shown.incomplete = true; });
   const field = (name, label, properties = {}) => h("label", {}, label, h("input", { name, ...properties }));
   return h("form", { class: "fields start", onsubmit: async (event) => {
     event.preventDefault();

@@ -3,6 +3,7 @@ import { post } from "./api.js";
 import { badge, h, moment, spoken } from "./dom.js";
 
 const NAME = "edge.reviewer";
+const NOBODY = "Nobody has reviewed this verdict.";
 const PRESETS = {
   OK: ["good part, harmless texture", "dust or fibre, part is good", "reflection or light", "within the drawing's limits"],
   NotOK: ["scratch", "crack", "pore or cavity", "stain", "wrong or missing part", "defect was missed"],
@@ -15,14 +16,25 @@ export class Review {
     this.reviews = reviews;
     this.history = h("ol", { class: "history", "aria-label": "Reviews, oldest first" });
     this.state = h("p", { class: "state", role: "status" });
-    this.problem = h("p", { class: "problem", role: "alert", hidden: true });
     this.dialog = h("dialog", { "aria-labelledby": "review-title" });
     this.element = h("section", { class: "panel review", "aria-label": "Review" }, h("h2", {}, "Review"),
       h("p", { class: "buttons" },
         h("button", { type: "button", class: "primary", onclick: () => this.open(verdict.resultEvaluation) }, "Confirm ", h("kbd", {}, "c")),
         h("button", { type: "button", onclick: () => this.open(verdict.resultEvaluation === "OK" ? "NotOK" : "OK") }, "Overrule ", h("kbd", {}, "x"))),
-      this.state, this.problem, this.history, this.dialog);
+      this.state, this.history, this.dialog);
     this.draw();
+  }
+
+  /** What is stored now, whoever said it. */
+  update(reviews) {
+    if (reviews.length === this.reviews.length) return;
+    this.reviews = reviews;
+    this.draw();
+    if (this.warning && reviews.length > this.before) {
+      const last = reviews.at(-1);
+      this.warning.hidden = false;
+      this.warning.textContent = `Meanwhile ${last.reviewer} said ${spoken(last.evaluation)}. What you store comes after it.`;
+    }
   }
 
   confirm() { this.open(this.verdict.resultEvaluation); }
@@ -33,7 +45,8 @@ export class Review {
       ` ${review.agrees ? "confirmed" : "overruled"} by `, h("strong", {}, review.reviewer), " ", moment(review.createdAt),
       review.reason ? h("q", {}, review.reason) : null)));
     this.history.hidden = !this.reviews.length;
-    if (!this.reviews.length) this.state.textContent = "Nobody has reviewed this verdict.";
+    if (this.reviews.length && this.state.textContent === NOBODY) this.state.textContent = "";
+    if (!this.reviews.length) this.state.textContent = NOBODY;
   }
 
   open(evaluation) {
@@ -53,12 +66,16 @@ export class Review {
       presets.replaceChildren(...PRESETS[one].map((text) => h("option", { value: text })));
       quick.replaceChildren(...PRESETS[one].map((text) => h("button", { type: "button", onclick: () => { reason.value = text; reason.focus(); } }, text)));
     };
-    const form = h("form", { onsubmit: (event) => {
+    this.before = this.reviews.length;
+    this.warning = h("p", { class: "problem", role: "alert", hidden: true });
+    const store = h("button", { class: "primary" }, "Store");
+    const form = h("form", { onsubmit: async (event) => {
       event.preventDefault();
-      this.dialog.close();
-      this.send({ resultId: this.verdict.resultId, evaluation: chosen, reason: reason.value.trim(), reviewer: name.value.trim() });
+      store.disabled = true; // once
+      if (await this.send({ resultId: this.verdict.resultId, evaluation: chosen, reason: reason.value.trim(), reviewer: name.value.trim() })) this.dialog.close();
+      store.disabled = false;
     } }, title, h("fieldset", {}, h("legend", {}, "It is"), choices), h("label", {}, "Reason", reason), presets, quick,
-    h("label", {}, "Your name", name), h("p", { class: "buttons" }, h("button", { class: "primary" }, "Store"),
+    h("label", {}, "Your name", name), this.warning, h("p", { class: "buttons" }, store,
       h("button", { type: "button", onclick: () => this.dialog.close() }, "Cancel")));
     choose(evaluation);
     this.dialog.replaceChildren(form);
@@ -68,16 +85,20 @@ export class Review {
 
   async send(review) {
     localStorage.setItem(NAME, review.reviewer);
-    this.problem.hidden = true;
+    this.warning.hidden = true;
     this.state.textContent = "Being stored …";
     try {
-      this.reviews.push(await post("api/v1/reviews", review));
+      const stored = await post("api/v1/reviews", review);
+      if (!this.reviews.some((one) => one.reviewId === stored.reviewId)) this.reviews.push(stored); // its event may have come first
       this.state.textContent = "Stored.";
       this.draw();
+      return true;
     } catch (error) {
       this.state.textContent = "";
-      this.problem.hidden = false;
-      this.problem.textContent = `Not stored: ${error.message}`;
+      this.draw();
+      this.warning.hidden = false;
+      this.warning.textContent = `Not stored: ${error.message}`;
+      return false;
     }
   }
 }

@@ -46,6 +46,7 @@ class Explorer {
 
   pick() {
     const { recipes, views } = this.facets;
+    if (!recipes.length) return this.body.replaceChildren(missing("There is nothing to explore yet", { message: "No frame has been judged. Thresholds can be moved here once there are scores." }));
     if (!recipes.includes(kept.recipe)) kept.recipe = recipes[0] ?? "";
     const own = views?.[kept.recipe] ?? [];
     if (!own.includes(kept.view)) kept.view = own[0] ?? "";
@@ -96,14 +97,15 @@ class Explorer {
     this.number = h("input", { type: "number", min: 0, step: STEP, value: this.threshold, "aria-label": "Threshold as a number", onchange: () => this.set(Number(this.number.value)) });
     this.rows = h("tbody");
     this.raw = h("span", { class: "faint" });
-    this.body.replaceChildren(
+    this.body.replaceChildren(...[
       chart(`View ${found.view}`, `present threshold: raw ${figure(found.thresholdRaw)}, ${plain(found.basis ?? "–")}${found.falseRejectBound == null ? "" : `, at most ${percent(found.falseRejectBound)} false rejects promised`}`, plot.svg,
         ["Score from", "Calibration", "Called good", "Not reviewed", "Called defective"], bins.map((bin, n) => [figure(n * width), bin.calibration, bin.OK, bin.unknown, bin.NotOK])),
       h("p", { class: "legend" }, h("span", { class: "swatch calibration" }, "calibration"), h("span", { class: "swatch truth-OK" }, "called good"), h("span", { class: "swatch truth-unknown" }, "not reviewed"), h("span", { class: "swatch truth-NotOK" }, "called defective")),
       h("div", { class: "mover" }, this.slider, this.number, this.raw, h("button", { type: "button", onclick: () => this.set(1) }, "Present one")),
       h("div", { class: "scroll" }, h("table", { id: "outcome", "aria-live": "polite" }, h("caption", { class: "unseen" }, "What this threshold would have done"),
         h("thead", {}, h("tr", {}, ["", "at the moved threshold", "95 % interval", "at the present one", "change"].map((name) => h("th", { scope: "col" }, name)))), this.rows)),
-      h("p", { class: "note" }, "Nothing is changed from here. Intervals: Wilson. To take over what reviews say: ", h("code", {}, `edge calibrate --recipe ${kept.recipe} --with-reviews`), ", which shows what would change; with --accept it is taken over."));
+      found.isCut ? h("p", { class: "note" }, `Stored frames: only the newest ${count(found.frames.length)} are counted.`) : null,
+      h("p", { class: "note" }, "Nothing is changed from here. Intervals: Wilson. To take over what reviews say: ", h("code", {}, `edge calibrate --recipe ${kept.recipe} --with-reviews`), ", which shows what would change; with --accept it is taken over.")].filter(Boolean));
     this.set(this.threshold);
   }
 

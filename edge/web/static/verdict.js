@@ -1,5 +1,5 @@
 // One verdict: the picture and its layers, why it was judged so, and what people said of it.
-import { detail } from "./api.js";
+import { detail, news } from "./api.js";
 import { badge, h, missing, moment, spoken } from "./dom.js";
 import { IDENTITY } from "./projection.js";
 import { Pyramid } from "./pyramid.js";
@@ -31,7 +31,7 @@ class Viewer {
     this.verdict = found.verdict;
     this.began = performance.now();
     this.pyramids = new Map();
-    const size = found.pictures?.original ?? this.verdict.image ?? {};
+    const size = [found.pictures?.original, this.verdict.image].find((one) => one?.width) ?? {}; // the frame itself may be gone
     this.gaze = new Gaze(size.width || 1, size.height || 1);
     const name = `Part ${this.verdict.partId ?? "–"}, view ${this.verdict.view ?? "–"}, ${spoken(this.verdict.resultEvaluation)}`;
     this.stage = new Stage(this.gaze, name);
@@ -46,7 +46,15 @@ class Viewer {
     this.select(LAYERS.find((layer) => this.can(layer)) ?? "original");
     if (this.can("map")) this.stage.map = this.pyramid("map");
     this.keys = this.bindings(back);
+    this.onReview = (event) => { if (event.detail?.resultId === this.verdict.resultId) this.reviewed(); };
+    news.addEventListener("review", this.onReview);
     this.stage.canvas.focus({ preventScroll: true });
+  }
+
+  /** Somebody said something of this verdict, perhaps elsewhere. */
+  async reviewed() {
+    const found = await detail(this.verdict.resultId).catch(() => null);
+    if (found) this.review.update(found.reviews ?? []);
   }
 
   can(layer) {
@@ -75,7 +83,7 @@ class Viewer {
     this.buttons = new Map(LAYERS.map((layer, at) => {
       const reason = this.found.pictures?.[layer] ? this.found.pictures[layer].why : "the daemon has no such picture";
       return [layer, h("button", { type: "button", disabled: !this.can(layer), title: reason ?? `key ${at + 1}`, "aria-pressed": "false",
-        onclick: () => this.select(layer) }, `${at + 1} ${layer}`)];
+        onclick: () => this.look(layer) }, `${at + 1} ${layer}`)];
     }));
     this.slider = h("input", { type: "range", min: 0, max: 1, step: 0.05, value: this.opacity, "aria-label": "Opacity of the map over the picture",
       oninput: () => this.setOpacity(Number(this.slider.value)) });
@@ -91,6 +99,7 @@ class Viewer {
     this.problem = h("p", { class: "broken", role: "status", hidden: true });
     const absent = this.can("original") ? null
       : missing("The frame cannot be shown", { message: this.found.pictures?.original?.why ?? "the daemon offers no pictures of this verdict" });
+    tools.hidden = this.stages.hidden = this.readout.hidden = !LAYERS.some((layer) => this.can(layer));
     main.replaceChildren(head, h("div", { class: "desk" }, h("div", { class: "board" }, tools, absent, this.problem, this.stages, this.readout),
       h("aside", {}, why(this.found), this.list, this.review.element)));
   }
@@ -110,7 +119,7 @@ class Viewer {
   }
 
   bindings(back) {
-    const layers = Object.fromEntries(LAYERS.map((layer, at) => [String(at + 1), () => this.can(layer) && this.select(layer)]));
+    const layers = Object.fromEntries(LAYERS.map((layer, at) => [String(at + 1), () => this.can(layer) && this.look(layer)]));
     const step = (by) => () => this.setOpacity(Math.round(20 * Math.min(1, Math.max(0, this.opacity + by))) / 20);
     const pan = (dx, dy) => (event) => (event.target.matches("input") ? false : this.gaze.move(dx, dy));
     const more = 0.25;
@@ -129,6 +138,12 @@ class Viewer {
     const at = views.findIndex((one) => one.resultId === this.verdict.resultId);
     const next = views[at + step];
     if (at >= 0 && next) location.hash = `#/verdict/${encodeURIComponent(next.resultId)}`;
+  }
+
+  /** A layer that a person chose: it stays. */
+  look(layer) {
+    if (this.timer) this.blink();
+    this.select(layer);
   }
 
   select(layer) {
@@ -209,6 +224,7 @@ class Viewer {
   }
 
   close() {
+    news.removeEventListener("review", this.onReview);
     clearInterval(this.timer);
     this.stage.close();
     this.beside?.close();

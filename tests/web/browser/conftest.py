@@ -48,7 +48,7 @@ def daemon(pictures: FakeDaemon) -> Iterator[FakeDaemon]:
     pictures.reviews.clear()
     pictures.asked.clear()
     yield pictures
-    pictures.verdicts, pictures.refuse_reviews = before, ""
+    pictures.verdicts, pictures.refuse_reviews, pictures.no_original = before, "", False
     pictures.gone.clear()
     pictures.busy.clear()
 

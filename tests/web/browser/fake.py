@@ -136,6 +136,7 @@ class FakeDaemon:
         )
         self.reviews: list[dict[str, Any]] = []
         self.refuse_reviews = ""
+        self.no_original = False  # the scanner's file was moved away
         self.gone: set[str] = set()  # paths that this daemon does not offer
         self.busy: dict[str, int] = {}  # paths: how often they are refused before they are answered
         self.listeners: set[asyncio.Queue[bytes]] = set()
@@ -175,8 +176,11 @@ class FakeDaemon:
     def arrives(self, one: dict[str, Any]) -> None:
         """A verdict comes in; whoever listens hears of it."""
         self.verdicts.append(one)
-        keys = ("resultId", "resultType", "resultEvaluation")
-        message = f"event: verdict\ndata: {json.dumps({key: one[key] for key in keys})}\n\n".encode()
+        keys = ("resultId", "resultType", "resultEvaluation", "recipeId", "batchId", "partId", "view")
+        self.tell("verdict", {key: one.get(key) for key in keys})
+
+    def tell(self, event: str, data: dict[str, Any]) -> None:
+        message = f"event: {event}\ndata: {json.dumps(data)}\n\n".encode()
         for listener in tuple(self.listeners):
             self.loop.call_soon_threadsafe(listener.put_nowait, message)
 
@@ -228,7 +232,7 @@ class FakeDaemon:
                     {
                         "recipes": ["bracket"],
                         "views": {"bracket": list(VIEWS)},
-                        "batches": ["B1", "B0"],
+                        "batches": sorted({one["batchId"] for one in self.verdicts}, reverse=True),
                         "reasons": ["score_above_threshold", "brightness_outside_calibration"],
                     }
                 ),
@@ -328,10 +332,10 @@ class FakeDaemon:
                 },
                 "pictures": {
                     layer: {
-                        "width": p.shape[1],
-                        "height": p.shape[0],
-                        "levels": 4 if layer == "original" else 3,
-                        "why": None,
+                        "width": None if (gone := self.no_original and layer == "original") else p.shape[1],
+                        "height": None if gone else p.shape[0],
+                        "levels": None if gone else 4 if layer == "original" else 3,
+                        "why": "the file is gone" if gone else None,
                         "aligned": "frame" if layer == "original" else "plane",
                     }
                     for layer, p in self.pictures.items()
@@ -368,6 +372,7 @@ class FakeDaemon:
             "createdAt": "2026-11-20T09:30:00Z",
         }
         self.reviews.append(stored)
+        self.tell("review", stored)
         return JSONResponse(stored, 201)
 
     def scores(self, request: Request) -> Response:

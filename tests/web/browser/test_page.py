@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.brokers import until
@@ -103,6 +104,8 @@ def test_keys_alone_lead_to_a_part_and_back(page: Any, daemon: FakeDaemon) -> No
     page.keyboard.press("Enter")
     page.wait_for_selector("canvas.stage[data-first]")
     assert "#/verdict/F01" in page.url
+    page.keyboard.press("Escape")
+    page.wait_for_selector(".view.gone")
     page.keyboard.press("Escape")
     page.wait_for_selector("#verdicts tr[data-id]")
 
@@ -228,6 +231,11 @@ def test_a_review_that_was_not_stored_is_not_shown_as_stored(
     page.get_by_text(f"Not stored: {REFUSED}").wait_for()
     assert page.locator(".history li").count() == 0
     assert page.get_by_text("Stored.", exact=True).count() == 0
+    assert page.get_by_label("Your name").input_value() == "Ada", "what was typed is still there"
+    daemon.refuse_reviews = ""
+    page.keyboard.press("Enter")
+    page.get_by_text("Stored.").wait_for()
+    assert page.locator("dialog[open]").count() == 0
 
 
 def wilson(found: int, of: int) -> tuple[float, float]:
@@ -371,6 +379,92 @@ def test_a_daemon_that_stops_is_missed_and_found_again(page: Any, daemon: FakeDa
     page.wait_for_selector("#offline", state="hidden")
     daemon.verdicts.append(verdict(320))
     page.wait_for_selector("#verdicts tr[data-id=F0320]")
+
+
+@pytest.mark.parametrize(
+    ("route", "shown"),
+    [
+        ("/verdict/F0003", "canvas.stage[data-first]"),
+        ("/part/bracket/B0/P001", ".view"),
+        ("/thresholds", "#outcome"),
+        ("/charts", ".chart"),
+        ("/replays", "select[name=recipe] option"),
+    ],
+)
+def test_what_could_not_be_shown_is_shown_once_the_daemon_is_back(
+    page: Any, daemon: FakeDaemon, faults: Faults, route: str, shown: str
+) -> None:
+    faults.expected += [
+        "ERR_CONNECTION_REFUSED",
+        "ERR_INCOMPLETE_CHUNKED",
+        "Failed to load",
+        "ERR_CONNECTION_RESET",
+    ]
+    page.wait_for_selector("#verdicts tr[data-id]")
+    daemon.stop()
+    page.evaluate("route => { location.hash = route; }", f"#{route}")
+    page.wait_for_selector("#offline:not([hidden])")
+    assert page.locator(shown).count() == 0
+    daemon.start()
+    page.wait_for_selector(shown, state="attached")
+
+
+def test_what_was_kept_is_shown_where_the_frame_is_gone(page: Any, daemon: FakeDaemon) -> None:
+    daemon.no_original = True
+    open_verdict(page, daemon, "F0003")
+    page.get_by_text("The frame cannot be shown").wait_for()
+    assert page.locator("canvas.stage").get_attribute("data-layer") == "preprocessed"
+    percent = int(page.locator("output.readout").inner_text().rstrip(" %"))
+    assert 1 < percent < 100, "the plane is drawn at the frame's size"
+
+
+def test_a_part_grows_while_its_views_arrive(page: Any, daemon: FakeDaemon) -> None:
+    page.goto(f"{daemon.url}/#/part/bracket/B2/P999")
+    page.get_by_text("no verdict of it is stored").wait_for()
+    until(lambda: daemon.listeners)
+    for number in (399, 400):
+        daemon.arrives(verdict(number, partId="P999", batchId="B2"))
+    until(lambda: page.locator(".view").count() == 2)
+    whole = {**daemon.verdicts[-1], "resultId": "W", "resultType": "part"}
+    daemon.arrives(
+        {**whole, "reasons": ["views_missing"], "missingViews": ["07"], "resultEvaluation": "NotDecidable"}
+    )
+    page.get_by_text("Views of this part did not come in time.").wait_for()
+
+
+def test_a_review_made_elsewhere_is_seen_and_marks_the_part(page: Any, daemon: FakeDaemon) -> None:
+    open_verdict(page, daemon, "F0003")
+    page.get_by_text("Nobody has reviewed this verdict.").wait_for()
+    until(lambda: daemon.listeners)
+    page.keyboard.press("x")
+    said = {"resultId": "F0003", "evaluation": "NotDecidable", "reason": "blurred", "reviewer": "Anna"}
+    httpx.post(f"{daemon.url}/api/v1/reviews", json=said, trust_env=False).raise_for_status()
+    page.get_by_text("Meanwhile Anna said Not decidable").wait_for()
+    page.keyboard.press("Escape")
+    assert "overruled by Anna" in page.locator(".history li").inner_text()
+    assert page.get_by_text("Nobody has reviewed this verdict.").count() == 0
+
+
+def test_filters_are_in_the_address_and_the_newest_verdict_is_the_newest(
+    page: Any, daemon: FakeDaemon
+) -> None:
+    page.wait_for_selector("#verdicts tr[data-id]")
+    page.keyboard.press("f")
+    page.get_by_label("Evaluation").select_option("NotOK")
+    until(lambda: all(verdict_of(daemon, one)["resultEvaluation"] == "NotOK" for one in rows(page)))
+    assert page.url.endswith("#/?evaluation=NotOK")
+    assert "Not OK" not in page.locator("section.latest").inner_text(), "the newest of all is not"
+    page.reload()
+    page.wait_for_selector("#verdicts tr[data-id]")
+    assert all(verdict_of(daemon, one)["resultEvaluation"] == "NotOK" for one in rows(page))
+    assert page.get_by_label("Evaluation").input_value() == "NotOK"
+    until(lambda: daemon.listeners)
+    daemon.arrives(verdict(401, batchId="B77"))
+    page.locator("option[value=B77]").wait_for(state="attached")
+
+
+def verdict_of(daemon: FakeDaemon, result_id: str) -> dict[str, Any]:
+    return next(one for one in daemon.verdicts if one["resultId"] == result_id)
 
 
 @pytest.mark.parametrize("route", ["/", "/charts", "/thresholds", "/health", "/replays"])
