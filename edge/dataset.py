@@ -13,7 +13,7 @@ from typing import Literal, cast
 from edge.config import FRAME_PATTERNS
 from edge.decode import Limits
 from edge.errors import DataError, EdgeError, MissingInputError, UsageError
-from edge.intake.naming import Naming, compile_naming
+from edge.intake.naming import Naming, compile_naming, printable
 from edge.pipeline import PrepareJob, prepare_file, prepare_picture
 from edge.preprocess import PreprocessSpec
 from edge.types import Frame, Identity
@@ -199,7 +199,7 @@ def read_folder(folder: Path, naming: Naming | None, include: Sequence[str] = FR
             unmatched.append(path)
             continue
         part = "/".join(word for word in (identity.batch, identity.part) if word) or None
-        found.append(Sample(file.resolve(), path, "good", view=identity.view, part=part))
+        found.append(Sample(file.resolve(), printable(path), "good", view=identity.view, part=part))
     if not found:
         hint = "mend --template or --pattern" if unmatched else f"edge reads {' '.join(include)}"
         raise DataError(

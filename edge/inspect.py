@@ -266,8 +266,11 @@ class Keeper:
                 folder, suffix = kind.rsplit(".", 1)
                 picture_file = self.out / folder / f"{stem}.{suffix}"
                 picture_file.parent.mkdir(parents=True, exist_ok=True)
-                if not cv2.imwrite(str(picture_file), picture):  # OpenCV does not say why
-                    raise OSError(f"{picture_file} cannot be written")
+                # not cv2.imwrite: it ends the process where a name is not UTF-8
+                encoded, data = cv2.imencode(picture_file.suffix, picture)
+                if not encoded:
+                    raise OSError(f"{picture_file} cannot be encoded")
+                picture_file.write_bytes(data.tobytes())
             if inspection.score.fragments is not None:
                 table = self.out / "fragments" / f"{stem}.csv"
                 table.parent.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,6 @@ change.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fnmatch
 import os
@@ -122,15 +121,18 @@ class FolderScan:
         if self.rule.mount is not None and not os.path.ismount(self.rule.mount):
             raise OSError(errno.ENOTCONN, f"nothing is mounted at {self.rule.mount}")
         present = set()
-        for path in self._list():
+        closed: dict[str, str] = {}
+        for path in self._list(closed):
             present.add(path)
             self._look(path, now_s)
         for path in self._files.keys() - present:
             del self._files[path]
         for path in self._odd.keys() - present:
             del self._odd[path]
+        self._odd |= closed
 
-    def _list(self) -> Iterator[str]:
+    def _list(self, closed: dict[str, str]) -> Iterator[str]:
+        """Paths of frames; folders that are not looked into go into `closed`, with the reason."""
         stack = [(os.scandir(self.rule.directory), "")]
         while stack:
             entries, prefix = stack.pop()
@@ -138,8 +140,14 @@ class FolderScan:
                 for entry in entries:
                     if entry.is_dir(follow_symlinks=False):
                         if self.rule.recursive and not entry.name.startswith("."):
-                            with contextlib.suppress(FileNotFoundError, PermissionError):
+                            try:
                                 stack.append((os.scandir(entry.path), f"{prefix}{entry.name}/"))
+                            except PermissionError:  # its frames are not inspected: that must be said
+                                closed[f"{prefix}{entry.name}"] = "folder_not_readable"
+                            except FileNotFoundError:
+                                pass
+                    elif self.rule.recursive and entry.is_symlink() and os.path.isdir(entry.path):
+                        closed[f"{prefix}{entry.name}"] = "link_to_folder"  # could lead round in a circle
                     elif self.wanted(prefix + entry.name):
                         yield prefix + entry.name
 

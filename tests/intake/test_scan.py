@@ -135,6 +135,29 @@ def test_a_deleted_file_is_forgotten_and_new_when_it_returns(tmp_path: Path) -> 
     assert paths(scan.step(3.0)) == ["a.png"]
 
 
+def test_folders_that_are_not_looked_into_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inside, real = tmp_path / "in", os.scandir
+    for folder in (inside / "open", inside / "closed", tmp_path / "else"):
+        folder.mkdir(parents=True)
+        (folder / "a.png").write_bytes(b"x")
+    (inside / "linked").symlink_to(tmp_path / "else")
+
+    def scandir(path: str | Path) -> object:
+        if str(path).endswith("closed"):  # as for a user who may not: root may
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    scan = scan_of(inside)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "scandir", scandir)
+        scan.step(0.0)
+        assert paths(scan.step(1.0)) == ["open/a.png"]
+    assert sorted(scan.take_odd()) == [("closed", "folder_not_readable"), ("linked", "link_to_folder")]
+    scan.step(20.0)
+    assert paths(scan.step(21.0)) == ["closed/a.png"]
+    assert scan.take_odd() == []
+
+
 def test_links_out_of_the_source_and_pipes_are_not_frames(tmp_path: Path) -> None:
     inside = tmp_path / "in"
     inside.mkdir()

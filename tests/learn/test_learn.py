@@ -192,8 +192,11 @@ def test_interrupted_command_continues_and_leaves_nothing_behind(site: Path, tmp
         learn(wanted, stop)
     learn(wanted, said.append)
     assert any("continues an interrupted run at step 6" in event.text for event in said)
-    assert [file.name for file in (tmp_path / "engines").iterdir()] == ["blot"]
-    assert [file.name for file in (tmp_path / "calibration").iterdir()] == ["blot.json"]
+    assert {file.name for file in (tmp_path / "engines").iterdir()} == {"blot", ".blot.previous"}
+    assert {file.name for file in (tmp_path / "calibration").iterdir()} == {
+        "blot.json",
+        ".blot.previous.json",
+    }
 
 
 class Crash(BaseException):
@@ -224,8 +227,11 @@ def test_old_recipe_stays_whole_when_learning_it_again_crashes(
     assert again.bundle.folder == tmp_path / "engines" / "blot"
     assert again.bundle.digest != bundle.digest
     load_calibration(tmp_path / "calibration" / "blot.json", again.bundle.digest)
-    assert [file.name for file in (tmp_path / "engines").iterdir()] == ["blot"]
-    assert [file.name for file in (tmp_path / "calibration").iterdir()] == ["blot.json"]
+    assert {file.name for file in (tmp_path / "engines").iterdir()} == {"blot", ".blot.previous"}
+    assert {file.name for file in (tmp_path / "calibration").iterdir()} == {
+        "blot.json",
+        ".blot.previous.json",
+    }
 
 
 def test_data_that_cannot_support_it_are_refused_before_learning(site: Path, tmp_path: Path) -> None:
