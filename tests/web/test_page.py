@@ -187,7 +187,12 @@ def test_events_tell_of_each_verdict(site: Site) -> None:
         site.arrive("B7/P7_01.png", seed=7)
         assert "event: verdict" in lines  # reads up to it
         told = json.loads(next(lines).removeprefix("data: "))
-    assert set(told) == {"resultId", "resultType", "resultEvaluation"}
+    assert {name: told[name] for name in ("resultType", "batchId", "partId", "view")} == {
+        "resultType": "frame", "batchId": "B7", "partId": "P7", "view": "01",
+    }  # fmt: skip
+    assert set(told) == {
+        "resultId", "resultType", "resultEvaluation", "recipeId", "batchId", "partId", "view",
+    }  # fmt: skip
     assert site.json(f"/api/v1/verdicts/{told['resultId']}")["verdict"]["partId"] == "P7"
 
 
