@@ -311,12 +311,17 @@ def _why(inspection: Inspection | None, inspector: Inspector) -> str:
     return fired(inspection.score, spec, inspection.judgement.threshold_raw).text(frame.placement)
 
 
+def _shown(name: str) -> str:
+    """A name from the scanner's folder, in one line: it may hold anything, escape sequences too."""
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in name)
+
+
 def _line(payload: dict[str, Any], why: str = "") -> str:
     colour = {"OK": "green", "NotOK": "red", "NotDecidable": "yellow"}[payload["resultEvaluation"]]
     if IN_REVIEW_BAND in payload["reasons"]:
         colour = "cyan"
     score = "     –" if payload["score"] is None else f"{relative_score(payload['score']):>6}"
-    view = f" view {payload['view']}" if payload["view"] else ""
+    view = f" view {_shown(payload['view'])}" if payload["view"] else ""
     reasons = ", ".join(payload["reasons"]) + (f": {why}" if why else "")
-    path = payload["image"]["path"]
+    path = _shown(payload["image"]["path"])
     return f"[{colour}]{payload['resultEvaluation']:>12}[/] {score}  {path}{view}  {reasons}"

@@ -259,12 +259,26 @@ def test_pictures_that_cannot_be_written_are_not_passed_over(
     edge: Edge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_frame(tmp_path / "a_01.png", defect=True)
-    monkeypatch.setattr(cv2, "imwrite", lambda *_: False)
+
+    def full(self: Path, data: bytes) -> int:
+        raise OSError(28, "No space left on device", str(self))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
     code, _, err = edge(
         "inspect", "a_01.png", "--recipe", "blur", "--template", "{part}_{view}", "--out", "o"
     )
     assert code == 73
-    assert "cannot be written" in err
+    assert "No space left on device" in err
+
+
+def test_pictures_of_a_name_that_is_not_utf8_are_written(edge: Edge, tmp_path: Path) -> None:
+    write_frame(tmp_path / "a.png", defect=True)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (tmp_path / "a.png").rename(os.fsdecode(os.fsencode(folder) + b"/P\xe4_01.png"))
+    code, _, err = edge("inspect", "in", "--recipe", "blur", "--template", "{part}_{view}", "--out", "o")
+    assert (code, err) == (1, "")
+    assert [os.fsencode(file.name) for file in (tmp_path / "o" / "overlay").iterdir()]
 
 
 @pytest.mark.parametrize("command", [("check",), ("inspect", "incoming", "--recipe", "blur"), ("run",)])
